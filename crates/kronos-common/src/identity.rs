@@ -1,0 +1,24 @@
+//! Who calls, and what they may: verification of access tokens, revocations, permission extractors, and the client by
+//! which services call each other under their own name. Issuing tokens is auth-service's work alone.
+
+pub mod claims;
+pub mod client;
+pub mod jwks;
+pub mod permission;
+pub mod revocation;
+pub mod revocation_publisher;
+pub mod service_token;
+pub mod verifier;
+
+pub use claims::Claims;
+pub use client::{Client, ClientError};
+pub use jwks::JwkSet;
+pub use permission::{Allowed, Caller, Permission, permission_matches};
+pub use revocation::{Revocation, Revocations};
+pub use revocation_publisher::RevocationPublisher;
+pub use service_token::ServiceToken;
+pub use verifier::Verifier;
+
+/// The longest life of an access token, in seconds. A token that claims a longer one is refused, because revocations are
+/// remembered for this long only.
+pub const LONGEST_TOKEN_LIFE_SECONDS: i64 = 900;
