@@ -6,6 +6,7 @@ mod cli;
 pub mod config;
 pub mod extract;
 pub mod http_stack;
+pub mod identity;
 pub mod log_shipping;
 mod operations;
 pub mod problem;
@@ -13,15 +14,3 @@ pub mod schema;
 pub mod service;
 pub mod telemetry;
 pub mod trace;
-
-    #[derive(Debug, Clone)]
-    pub struct ServiceToken;
-    impl ServiceToken {
-        pub fn new(_: &crate::config::Identity) -> anyhow::Result<Self> {
-            Ok(Self)
-        }
-        pub async fn get(&self) -> anyhow::Result<std::sync::Arc<str>> {
-            Ok("".into())
-        }
-    }
-}

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the service can do without a dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Importance {
+pub enum Criticality {
     /// Nothing: it is not ready.
     Critical,
     /// Less, or slower: it is ready, and says what is away.
@@ -42,7 +42,7 @@ type Check = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Syn
 #[derive(Clone)]
 struct Dependency {
     name: &'static str,
-    importance: Importance,
+    criticality: Criticality,
     check: Check,
     last: Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>,
 }
@@ -72,10 +72,10 @@ impl Readiness {
     pub(crate) fn add(
         &self,
         name: &'static str,
-        importance: Importance,
+        criticality: Criticality,
         check: impl Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync + 'static,
     ) {
-        let dependency = Dependency { name, importance, check: Arc::new(check), last: Arc::default() };
+        let dependency = Dependency { name, criticality, check: Arc::new(check), last: Arc::default() };
         let mut dependencies = self.dependencies.lock().unwrap_or_else(PoisonError::into_inner);
         dependencies.retain(|known| known.name != name);
         dependencies.push(dependency);
@@ -97,8 +97,8 @@ impl Readiness {
         let mut list = Vec::new();
         for (dependency, up) in dependencies.iter().zip(states) {
             self.up.with_label_values(&[dependency.name]).set(i64::from(up));
-            ready &= up || dependency.importance == Importance::Degraded;
-            let required = dependency.importance == Importance::Critical;
+            ready &= up || dependency.criticality == Criticality::Degraded;
+            let required = dependency.criticality == Criticality::Critical;
             list.push(DependencyState { name: dependency.name, up, required });
         }
         Report { ready, accepting: open, dependencies: list }

@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::{
     cli::{Extra, install_crypto, main, main_with},
-    operations::Importance,
+    operations::Criticality,
 };
 use crate::{
     config,
@@ -50,14 +50,14 @@ impl Context {
     }
 
     /// Shows a dependency in `/ready`. The check runs at most once a second and has one second; what is
-    /// [`Importance::Critical`] and fails makes the service not ready.
+    /// [`Criticality::Critical`] and fails makes the service not ready.
     pub fn depends_on(
         &self,
         name: &'static str,
-        importance: Importance,
+        criticality: Criticality,
         check: impl Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync + 'static,
     ) {
-        self.readiness.add(name, importance, check);
+        self.readiness.add(name, criticality, check);
     }
 
     /// Starts a background task. It must end soon after `shutdown` is cancelled; one that panics is logged.
