@@ -1,0 +1,478 @@
+//! Which tokens ended before their time. Every service follows a Redis Stream into maps of its own, so a request asks no
+//! one. A gap in the numbers, another generation or a new connection makes the follower read the snapshot; what it knows
+//! already, it keeps. While Redis is away the last known maps hold, and `/ready` and a metric say how old they are.
+//!
+//! Keys, all in one hash slot: the stream `{prefix}{revocations}`, and beside it `:seq` (last number), `:subjects` (hash,
+//! `kind:name` → epoch), `:expiries` (sorted set, member → unix seconds after which it may be forgotten) and `:generation`.
+//! None of them has a time to live: under memory pressure Redis must evict by a `volatile-…` policy, or not at all.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use prometheus::{Gauge, core::{Collector, Desc}, proto::MetricFamily};
+use redis::{
+    AsyncConnectionConfig,
+    aio::MultiplexedConnection,
+    streams::{StreamId, StreamReadReply},
+};
+use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
+
+use super::{Claims, LONGEST_TOKEN_LIFE_SECONDS};
+use crate::{
+    config,
+    service::{Context, Criticality},
+};
+
+/// How long a read waits for news: the age of the maps stays below this while all is well.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Maps older than this are reported by `/ready`.
+const STALE_AFTER: Duration = Duration::from_secs(5);
+/// A starting service waits so long for the first snapshot.
+const FIRST_SNAPSHOT_WITHIN: Duration = Duration::from_secs(2);
+const PRUNE_EVERY: Duration = Duration::from_secs(30);
+const READ_AT_MOST: usize = 500;
+
+/// What ends tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revocation {
+    /// A user's tokens of an earlier epoch.
+    Subject {
+        /// The user's id.
+        subject: String,
+        /// The first epoch that is good.
+        epoch: i64,
+    },
+    /// A client's own tokens of an earlier epoch.
+    Client {
+        /// The client's id.
+        client_id: String,
+        /// The first epoch that is good.
+        epoch: i64,
+    },
+    /// Every token of one session.
+    Session {
+        /// The session's id.
+        sid: String,
+        /// Unix seconds until which it is remembered: when the session's last token has ended.
+        until: i64,
+    },
+}
+
+impl Revocation {
+    /// A session that ends now.
+    pub fn session_now(sid: impl Into<String>) -> Self {
+        Self::Session { sid: sid.into(), until: unix_now() + LONGEST_TOKEN_LIFE_SECONDS }
+    }
+
+    /// Kind, name and value, as the table and the stream hold them.
+    pub(super) fn parts(&self) -> (&'static str, &str, i64) {
+        match self {
+            Self::Subject { subject, epoch } => ("subject", subject, *epoch),
+            Self::Client { client_id, epoch } => ("client", client_id, *epoch),
+            Self::Session { sid, until } => ("session", sid, *until),
+        }
+    }
+
+    fn from_parts(kind: &str, name: &str, value: i64) -> Option<Self> {
+        let name = name.to_owned();
+        match kind {
+            "subject" => Some(Self::Subject { subject: name, epoch: value }),
+            "client" => Some(Self::Client { client_id: name, epoch: value }),
+            "session" => Some(Self::Session { sid: name, until: value }),
+            _ => None,
+        }
+    }
+}
+
+/// The keys of the stream and its snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    pub(super) stream: String,
+    pub(super) seq: String,
+    pub(super) subjects: String,
+    pub(super) expiries: String,
+    pub(super) generation: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        let stream = format!("{prefix}{{revocations}}");
+        Self {
+            seq: format!("{stream}:seq"),
+            subjects: format!("{stream}:subjects"),
+            expiries: format!("{stream}:expiries"),
+            generation: format!("{stream}:generation"),
+            stream,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Maps {
+    subjects: HashMap<String, Epoch>,
+    clients: HashMap<String, Epoch>,
+    /// Session id → unix seconds until which it is remembered.
+    sessions: HashMap<String, i64>,
+}
+
+#[derive(Clone, Copy)]
+struct Epoch {
+    first_good: i64,
+    /// Unix seconds; later no token of an earlier epoch can be alive.
+    forget_at: i64,
+}
+
+struct Inner {
+    maps: RwLock<Maps>,
+    started: Instant,
+    /// Milliseconds from `started` to the last answer of Redis; `NEVER` before the first.
+    contact: AtomicU64,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// The maps of what is revoked; cheap to clone.
+#[derive(Clone)]
+pub struct Revocations(Arc<Inner>);
+
+impl Revocations {
+    /// Follows the stream until shutdown. Waits up to two seconds for the first snapshot; without Redis it starts empty,
+    /// degraded, and catches up later.
+    ///
+    /// # Errors
+    /// A Redis URL that is none, or a metric that is registered twice.
+    pub async fn follow(redis: &config::Redis, context: &Context) -> anyhow::Result<Self> {
+        let revocations = Self::none();
+        let client = redis::Client::open(redis.url.expose_secret()).context("redis.url is not a Redis URL")?;
+        context
+            .metrics
+            .register(Box::new(Age::new(revocations.clone())?))
+            .context("register the age of the revocations")?;
+        let asked = revocations.clone();
+        context.depends_on("revocations", Criticality::Degraded, move || {
+            let age = asked.age();
+            async move {
+                anyhow::ensure!(age < STALE_AFTER, "last heard of Redis {} s ago", age.as_secs());
+                Ok(())
+            }
+            .boxed()
+        });
+        let (first, mut snapshot) = watch::channel(false);
+        let follower = Follower {
+            revocations: revocations.clone(),
+            client,
+            timeout: Duration::from_millis(redis.timeout_ms),
+            keys: Keys::new(&redis.prefix),
+            first,
+        };
+        let shutdown = context.shutdown.clone();
+        context.spawn("revocations", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = follower.run() => {}
+            }
+        });
+        if tokio::time::timeout(FIRST_SNAPSHOT_WITHIN, snapshot.wait_for(|read| *read)).await.is_err() {
+            tracing::warn!("no snapshot of the revocations yet, starting without");
+        }
+        Ok(revocations)
+    }
+
+    /// Maps that follow nothing: for tests, and for whoever feeds them by [`apply`](Self::apply).
+    pub fn none() -> Self {
+        Self(Arc::new(Inner { maps: RwLock::default(), started: Instant::now(), contact: AtomicU64::new(NEVER) }))
+    }
+
+    /// Whether the token ended before its time.
+    pub fn is_revoked(&self, claims: &Claims) -> bool {
+        let maps = self.0.maps.read().expect("no holder panics");
+        let earlier = |epoch: Option<&Epoch>| epoch.is_some_and(|epoch| claims.epoch < epoch.first_good);
+        earlier(maps.subjects.get(&claims.sub))
+            || (claims.is_client() && earlier(maps.clients.get(&claims.client_id)))
+            || claims.sid.as_ref().is_some_and(|sid| maps.sessions.contains_key(sid))
+    }
+
+    /// Takes one revocation at once, here only; publishing it to others is `RevocationPublisher`'s work.
+    pub fn apply(&self, revocation: &Revocation) {
+        self.take(revocation, unix_now() + LONGEST_TOKEN_LIFE_SECONDS);
+    }
+
+    /// How long ago Redis last answered; from the start if it never did.
+    pub fn age(&self) -> Duration {
+        let since_start = self.0.started.elapsed();
+        match self.0.contact.load(Ordering::Relaxed) {
+            NEVER => since_start,
+            contact => since_start.saturating_sub(Duration::from_millis(contact)),
+        }
+    }
+
+    fn touch(&self) {
+        let millis = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(NEVER - 1);
+        self.0.contact.store(millis, Ordering::Relaxed);
+    }
+
+    fn take(&self, revocation: &Revocation, forget_at: i64) {
+        let mut maps = self.0.maps.write().expect("no holder panics");
+        let raise = |map: &mut HashMap<String, Epoch>, name: &str, first_good: i64| {
+            let epoch = map.entry(name.to_owned()).or_insert(Epoch { first_good, forget_at });
+            epoch.first_good = epoch.first_good.max(first_good);
+            epoch.forget_at = epoch.forget_at.max(forget_at);
+        };
+        match revocation {
+            Revocation::Subject { subject, epoch } => raise(&mut maps.subjects, subject, *epoch),
+            Revocation::Client { client_id, epoch } => raise(&mut maps.clients, client_id, *epoch),
+            Revocation::Session { sid, until } => {
+                let known = maps.sessions.entry(sid.clone()).or_insert(*until);
+                *known = (*known).max(*until);
+            }
+        }
+    }
+
+    fn prune(&self, now: i64) {
+        let mut maps = self.0.maps.write().expect("no holder panics");
+        maps.subjects.retain(|_, epoch| epoch.forget_at > now);
+        maps.clients.retain(|_, epoch| epoch.forget_at > now);
+        maps.sessions.retain(|_, until| *until > now);
+    }
+}
+
+/// Where the follower stands in the stream.
+#[derive(Debug, PartialEq, Eq)]
+struct Position {
+    generation: String,
+    seq: u64,
+}
+
+struct Follower {
+    revocations: Revocations,
+    client: redis::Client,
+    timeout: Duration,
+    keys: Keys,
+    first: watch::Sender<bool>,
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut delay = Duration::from_millis(50);
+        let mut away = false;
+        let mut pruned = Instant::now();
+        loop {
+            let before = Instant::now();
+            if let Err(error) = self.session(&mut away, &mut pruned).await {
+                if !away {
+                    tracing::warn!(error = format!("{error:#}"), "revocations can't be followed, the last known hold");
+                    away = true;
+                }
+            }
+            self.prune_if_due(&mut pruned);
+            delay = if before.elapsed() > BLOCK { Duration::from_millis(50) } else { (delay * 2).min(BLOCK) };
+            tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+    }
+
+    /// One connection's life; ends by an error only.
+    async fn session(&self, away: &mut bool, pruned: &mut Instant) -> anyhow::Result<()> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(BLOCK + self.timeout));
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
+        let mut position = self.read_snapshot(&mut connection).await?;
+        if std::mem::take(away) {
+            tracing::info!("revocations are followed again");
+        }
+        self.first.send_replace(true);
+        loop {
+            if !self.read_news(&mut connection, &mut position).await? {
+                tracing::info!(seq = position.seq, "gap in the revocations, reading the snapshot");
+                position = self.read_snapshot(&mut connection).await?;
+            }
+            self.prune_if_due(pruned);
+        }
+    }
+
+    /// Waits for news and takes them; `false` says that some were missed.
+    async fn read_news(&self, connection: &mut MultiplexedConnection, position: &mut Position) -> anyhow::Result<bool> {
+        let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1_000);
+        let (news, generation): (Option<StreamReadReply>, Option<String>) = redis::pipe()
+            .cmd("XREAD")
+            .arg("COUNT")
+            .arg(READ_AT_MOST)
+            .arg("BLOCK")
+            .arg(block)
+            .arg("STREAMS")
+            .arg(&self.keys.stream)
+            .arg(format!("{}-0", position.seq))
+            .cmd("GET")
+            .arg(&self.keys.generation)
+            .query_async(connection)
+            .await
+            .context("read the revocations")?;
+        self.revocations.touch();
+        let mut complete = generation.as_deref() == Some(position.generation.as_str());
+        for entry in news.into_iter().flat_map(|news| news.keys).flat_map(|key| key.ids) {
+            let Some(seq) = entry.id.strip_suffix("-0").and_then(|seq| seq.parse().ok()) else {
+                anyhow::bail!("the stream of revocations has a foreign entry");
+            };
+            complete &= seq == position.seq + 1;
+            position.seq = seq;
+            match read_entry(&entry) {
+                Some(revocation) => self.revocations.apply(&revocation),
+                // A newer publisher's kind: it does not concern what this version knows.
+                None => tracing::debug!(seq, "unknown kind of revocation"),
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Takes all that is in force, and says where the stream goes on. Makes the generation if there is none.
+    async fn read_snapshot(&self, connection: &mut MultiplexedConnection) -> anyhow::Result<Position> {
+        type Snapshot = (Option<String>, Option<u64>, HashMap<String, i64>, Vec<(String, i64)>);
+        let candidate = uuid::Uuid::now_v7().to_string();
+        let (generation, seq, epochs, expiries): Snapshot = redis::pipe()
+            .atomic()
+            .cmd("SET")
+            .arg(&self.keys.generation)
+            .arg(candidate)
+            .arg("NX")
+            .ignore()
+            .cmd("GET")
+            .arg(&self.keys.generation)
+            .cmd("GET")
+            .arg(&self.keys.seq)
+            .cmd("HGETALL")
+            .arg(&self.keys.subjects)
+            .cmd("ZRANGE")
+            .arg(&self.keys.expiries)
+            .arg(0)
+            .arg(-1)
+            .arg("WITHSCORES")
+            .query_async(connection)
+            .await
+            .context("read the snapshot of the revocations")?;
+        for (member, expiry) in expiries {
+            let Some((kind, name)) = member.split_once(':') else { continue };
+            let value = if kind == "session" { Some(expiry) } else { epochs.get(&member).copied() };
+            if let Some(revocation) = value.and_then(|value| Revocation::from_parts(kind, name, value)) {
+                self.revocations.take(&revocation, expiry);
+            }
+        }
+        self.revocations.touch();
+        let generation = generation.context("the generation of the revocations vanished")?;
+        Ok(Position { generation, seq: seq.unwrap_or(0) })
+    }
+
+    fn prune_if_due(&self, pruned: &mut Instant) {
+        if pruned.elapsed() >= PRUNE_EVERY {
+            *pruned = Instant::now();
+            self.revocations.prune(unix_now());
+        }
+    }
+}
+
+fn read_entry(entry: &StreamId) -> Option<Revocation> {
+    let kind: String = entry.get("kind")?;
+    let name: String = entry.get("name")?;
+    Revocation::from_parts(&kind, &name, entry.get("value")?)
+}
+
+pub(super) fn unix_now() -> i64 {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// The age of the maps, computed when it is asked for.
+struct Age {
+    gauge: Gauge,
+    revocations: Revocations,
+}
+
+impl Age {
+    fn new(revocations: Revocations) -> anyhow::Result<Self> {
+        let help = "Seconds since Redis last confirmed the revocation maps.";
+        Ok(Self { gauge: Gauge::new("kronos_revocations_age_seconds", help)?, revocations })
+    }
+}
+
+impl Collector for Age {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.revocations.age().as_secs_f64());
+        self.gauge.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(sub: &str, client_id: &str, epoch: i64, sid: Option<&str>) -> Claims {
+        Claims {
+            iss: "i".into(),
+            sub: sub.into(),
+            aud: vec!["kronos".into()],
+            exp: 0,
+            iat: 0,
+            nbf: None,
+            jti: "j".into(),
+            sid: sid.map(Into::into),
+            client_id: client_id.into(),
+            roles: vec![],
+            permissions: vec![],
+            epoch,
+            username: None,
+        }
+    }
+
+    #[test]
+    fn an_earlier_epoch_is_revoked_and_the_present_one_is_not() {
+        let revocations = Revocations::none();
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 2 });
+        assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
+        assert!(!revocations.is_revoked(&claims("ada", "web", 3, None)));
+        assert!(!revocations.is_revoked(&claims("bob", "web", 0, None)));
+    }
+
+    #[test]
+    fn a_clients_epoch_ends_its_own_tokens_not_its_users() {
+        let revocations = Revocations::none();
+        revocations.apply(&Revocation::Client { client_id: "web".into(), epoch: 1 });
+        assert!(revocations.is_revoked(&claims("web", "web", 0, None)));
+        assert!(!revocations.is_revoked(&claims("ada", "web", 0, None)));
+    }
+
+    #[test]
+    fn a_session_ends_all_its_tokens_until_it_may_be_forgotten() {
+        let revocations = Revocations::none();
+        revocations.apply(&Revocation::Session { sid: "s".into(), until: 100 });
+        assert!(revocations.is_revoked(&claims("ada", "web", 9, Some("s"))));
+        assert!(!revocations.is_revoked(&claims("ada", "web", 9, Some("t"))));
+        revocations.prune(99);
+        assert!(revocations.is_revoked(&claims("ada", "web", 9, Some("s"))));
+        revocations.prune(100);
+        assert!(!revocations.is_revoked(&claims("ada", "web", 9, Some("s"))));
+    }
+
+    #[test]
+    fn an_epoch_is_forgotten_only_after_the_longest_token_life() {
+        let revocations = Revocations::none();
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
+        revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS - 5);
+        assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
+        revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS + 5);
+        assert!(!revocations.is_revoked(&claims("ada", "web", 2, None)));
+    }
+}

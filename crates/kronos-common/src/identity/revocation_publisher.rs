@@ -1,0 +1,243 @@
+//! Tells every service of a revocation: a row in the caller's own transaction, published to Redis right after the commit
+//! and, if that fails, by a job. A row knows the life of Redis (marker and server run) it was published in; when Redis
+//! lost its data or changed its server, the rows of the last token life are published again. Publishing twice is harmless.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use redis::{AsyncConnectionConfig, Script, aio::MultiplexedConnection};
+use secrecy::ExposeSecret as _;
+use sqlx::{PgConnection, PgPool};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{LONGEST_TOKEN_LIFE_SECONDS, Revocation, revocation::Keys};
+use crate::{config, service::Context};
+
+/// What a caller waits at most for its revocation to be on its way.
+const FLUSH_WITHIN: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+const BATCH: i64 = 500;
+/// Entries kept in the stream; a follower further behind reads the snapshot.
+const STREAM_ENTRIES: usize = 4096;
+
+/// Numbers, appends and snapshots in one step. `KEYS`: stream, seq, subjects, expiries, generation. `ARGV`: a generation in
+/// case there is none, the longest token life in seconds, the stream's bound, then kind, name and value of each revocation.
+///
+/// The first number is the time in milliseconds: later than any number of an earlier life, so that no reader waits beyond it.
+const PUBLISH: &str = r"
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local generation = redis.call('GET', KEYS[5])
+if not generation then
+  generation = ARGV[1]
+  redis.call('SET', KEYS[5], generation)
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('SET', KEYS[2], string.format('%.0f', now * 1000 + math.floor(tonumber(time[2]) / 1000)))
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', '(' .. time[1], 'LIMIT', 0, 1000)) do
+  redis.call('ZREM', KEYS[4], member)
+  redis.call('HDEL', KEYS[3], member)
+end
+for i = 4, #ARGV, 3 do
+  local kind, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local member = kind .. ':' .. name
+  if kind == 'session' then
+    redis.call('ZADD', KEYS[4], 'GT', value, member)
+  else
+    local known = redis.call('HGET', KEYS[3], member)
+    if not known or tonumber(known) < tonumber(value) then
+      redis.call('HSET', KEYS[3], member, value)
+    end
+    redis.call('ZADD', KEYS[4], now + tonumber(ARGV[2]), member)
+  end
+  local id = string.format('%.0f-0', redis.call('INCR', KEYS[2]))
+  redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, 'kind', kind, 'name', name, 'value', value)
+end
+return generation
+";
+
+/// Publishes revocations; cheap to clone. For services that have the table `revocations`: auth and user.
+#[derive(Clone)]
+pub struct RevocationPublisher(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    client: redis::Client,
+    timeout: Duration,
+    keys: Keys,
+    script: Script,
+    /// One publisher at a time, so that whoever waited finds its own row published.
+    link: Mutex<Option<Link>>,
+}
+
+struct Link {
+    connection: MultiplexedConnection,
+    /// Which start of which server this connection leads to.
+    run: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    kind: String,
+    subject: String,
+    value: i64,
+}
+
+impl RevocationPublisher {
+    /// Starts the job that publishes what is left. Redis may be away.
+    ///
+    /// # Errors
+    /// A Redis URL that is none.
+    pub fn start(pool: PgPool, redis: &config::Redis, context: &Context) -> anyhow::Result<Self> {
+        let client = redis::Client::open(redis.url.expose_secret()).context("redis.url is not a Redis URL")?;
+        let publisher = Self(Arc::new(Inner {
+            pool,
+            client,
+            timeout: Duration::from_millis(redis.timeout_ms),
+            keys: Keys::new(&redis.prefix),
+            script: Script::new(PUBLISH),
+            link: Mutex::new(None),
+        }));
+        let (job, shutdown) = (publisher.clone(), context.shutdown.clone());
+        context.spawn("revocation-publisher", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = job.run() => {}
+            }
+        });
+        Ok(publisher)
+    }
+
+    /// Records a revocation in the transaction that causes it: both happen, or neither.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn in_transaction(transaction: &mut PgConnection, revocation: &Revocation) -> sqlx::Result<()> {
+        let (kind, subject, value) = revocation.parts();
+        sqlx::query("insert into revocations (id, kind, subject, value) values ($1, $2, $3, $4)")
+            .bind(Uuid::now_v7())
+            .bind(kind)
+            .bind(subject)
+            .bind(value)
+            .execute(transaction)
+            .await?;
+        Ok(())
+    }
+
+    /// Publishes what was committed; call it after the commit and before the answer. Takes at most 100 ms; what could not
+    /// be published then, the job publishes as soon as it can.
+    pub async fn flush(&self) {
+        match tokio::time::timeout(FLUSH_WITHIN, self.publish_pending()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "revocations wait to be published"),
+            Err(_) => tracing::warn!("revocations wait to be published: Redis or the database is slow"),
+        }
+    }
+
+    async fn run(&self) {
+        let mut away = false;
+        let mut cleaned = tokio::time::Instant::now();
+        loop {
+            match self.publish_pending().await {
+                Ok(published) => {
+                    if std::mem::take(&mut away) {
+                        tracing::info!(published, "revocations can be published again");
+                    }
+                    if published == BATCH {
+                        continue;
+                    }
+                }
+                Err(error) if !away => {
+                    away = true;
+                    tracing::warn!(error = format!("{error:#}"), "revocations can't be published, they wait");
+                }
+                Err(_) => {}
+            }
+            if cleaned.elapsed() >= CLEAN_EVERY {
+                cleaned = tokio::time::Instant::now();
+                if let Err(error) = self.clean().await {
+                    tracing::warn!(error = format!("{error:#}"), "old revocations can't be removed");
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Publishes the rows that the present life of Redis does not have; says how many there were, at most `BATCH`.
+    async fn publish_pending(&self) -> anyhow::Result<i64> {
+        let mut slot = self.0.link.lock().await;
+        // Taken out, so that a call which fails or is cancelled leaves no doubtful connection behind.
+        let mut link = match slot.take() {
+            Some(link) => link,
+            None => self.open().await?,
+        };
+        let published = self.publish_through(&mut link).await?;
+        *slot = Some(link);
+        Ok(published)
+    }
+
+    async fn publish_through(&self, link: &mut Link) -> anyhow::Result<i64> {
+        let marker: Option<String> = redis::cmd("GET")
+            .arg(&self.0.keys.generation)
+            .query_async(&mut link.connection)
+            .await
+            .context("read the generation of the revocations")?;
+        let present = marker.map(|marker| format!("{marker}/{}", link.run));
+        let rows: Vec<Row> = sqlx::query_as(
+            "select id, kind, subject, value from revocations \
+             where published_in is distinct from $1 and created_at > now() - make_interval(secs => $2) \
+             order by created_at limit $3",
+        )
+        .bind(present)
+        .bind(LONGEST_TOKEN_LIFE_SECONDS as f64)
+        .bind(BATCH)
+        .fetch_all(&self.0.pool)
+        .await
+        .context("read the revocations to publish")?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let keys = &self.0.keys;
+        let mut call = self.0.script.prepare_invoke();
+        call.key(&keys.stream).key(&keys.seq).key(&keys.subjects).key(&keys.expiries).key(&keys.generation);
+        call.arg(Uuid::now_v7().to_string()).arg(LONGEST_TOKEN_LIFE_SECONDS).arg(STREAM_ENTRIES);
+        for row in &rows {
+            call.arg(&row.kind).arg(&row.subject).arg(row.value);
+        }
+        let generation: String =
+            call.invoke_async(&mut link.connection).await.context("publish the revocations")?;
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+        sqlx::query("update revocations set published_in = $1 where id = any($2)")
+            .bind(format!("{generation}/{}", link.run))
+            .bind(ids)
+            .execute(&self.0.pool)
+            .await
+            .context("mark the revocations as published")?;
+        Ok(i64::try_from(rows.len()).unwrap_or(BATCH))
+    }
+
+    async fn open(&self) -> anyhow::Result<Link> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.0.timeout))
+            .set_response_timeout(Some(self.0.timeout));
+        let mut connection =
+            self.0.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
+        // Where INFO is not allowed, only the marker tells one life from another.
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap_or_default();
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
+        Ok(Link { connection, run })
+    }
+
+    /// Rows that no living token can need any more.
+    async fn clean(&self) -> sqlx::Result<()> {
+        sqlx::query("delete from revocations where created_at < now() - interval '1 hour'")
+            .execute(&self.0.pool)
+            .await?;
+        Ok(())
+    }
+}
