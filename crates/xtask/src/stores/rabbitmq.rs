@@ -84,6 +84,8 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
         ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
         ("ERL_EPMD_PORT", epmd.to_string()),
         ("LANG", "C.UTF-8".to_owned()),
+        // The script becomes the broker instead of waiting beside it: the pid that we know is the broker's.
+        ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),
     ];
     let spec = Spec {
         name: "rabbitmq".into(),
