@@ -4,13 +4,24 @@
 
 mod cli;
 pub mod config;
+pub mod etag;
+pub mod event;
+pub mod events;
 pub mod extract;
 pub mod http_stack;
+pub mod idempotency;
 pub mod identity;
+pub mod kafka;
 pub mod log_shipping;
 mod operations;
+pub mod outbox;
+pub mod page;
+pub mod postgres;
 pub mod problem;
+pub mod rabbit;
+pub mod redis;
 pub mod schema;
+pub mod seal;
 pub mod service;
 pub mod telemetry;
 pub mod trace;

@@ -20,8 +20,8 @@ use crate::{
 const BATCH: i64 = 200;
 /// How often the relay looks without being woken: rows of an instance that died, and of one whose wake-up was lost.
 const POLL: Duration = Duration::from_secs(1);
-/// Longest pause while the broker refuses.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause while the broker or the database is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Largest event, in bytes: a larger one would close the channel for all that wait behind it.
 const LARGEST: usize = 1 << 20;
 /// Longest routing key that AMQP has.
@@ -34,7 +34,9 @@ const LONGEST_KEY: usize = 255;
 pub async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), sqlx::Error> {
     let encoded = event.encode();
     if encoded.len() > LARGEST || event.type_.len() > LONGEST_KEY {
-        return Err(sqlx::Error::Encode(format!("event {} is too large for the broker", event.type_).into()));
+        return Err(sqlx::Error::Encode(
+            format!("event {} is too large for the broker", event.type_).into(),
+        ));
     }
     sqlx::query("insert into outbox (routing_key, event) values ($1, $2)")
         .bind(&event.type_)
@@ -54,7 +56,12 @@ impl Relay {
     /// Starts the relay. It waits out a broker or a database that is away, and ends at shutdown.
     pub fn start(pool: PgPool, rabbit: rabbit::Connection, context: &Context) -> Self {
         let woken = Arc::new(Notify::new());
-        let worker = Worker { pool, rabbit, channel: None, metrics: Metrics::register(&context.metrics) };
+        let worker = Worker {
+            pool,
+            rabbit,
+            channel: None,
+            metrics: Metrics::register(&context.metrics),
+        };
         context.spawn("outbox-relay", worker.run(woken.clone(), context.shutdown.clone()));
         Self { woken }
     }
@@ -114,11 +121,6 @@ impl Worker {
                         tracing::warn!(error = format!("{error:#}"), "outbox waits");
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    tokio::select! {
-                        () = self.rabbit.connected() => tokio::time::sleep(Duration::from_millis(50)).await,
-                        () = tokio::time::sleep(pause) => {}
-                        () = shutdown.cancelled() => break,
-                    }
                 }
             }
         }
@@ -130,9 +132,10 @@ impl Worker {
         loop {
             let taken = self.relay_batch().await?;
             if taken < BATCH {
-                let pending = sqlx::query_scalar::<_, i64>("select count(*) from (select 1 from outbox limit 100000) waiting")
-                    .fetch_one(&self.pool)
-                    .await?;
+                let pending =
+                    sqlx::query_scalar::<_, i64>("select count(*) from (select 1 from outbox limit 100000) waiting")
+                        .fetch_one(&self.pool)
+                        .await?;
                 self.metrics.pending.set(pending);
                 return Ok(());
             }

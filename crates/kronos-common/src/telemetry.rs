@@ -25,6 +25,13 @@ pub const DEPENDENCY_UP: &str = "kronos_dependency_up";
 /// Log lines that were not shipped because the buffer was full.
 pub const LOG_LINES_DROPPED: &str = "kronos_log_lines_dropped_total";
 
+/// Events of the outbox that the broker has confirmed.
+pub const OUTBOX_RELAYED: &str = "kronos_outbox_relayed_total";
+/// Events that wait in the outbox, counted by the relay.
+pub const OUTBOX_PENDING: &str = "kronos_outbox_pending";
+/// Events that a `queue`'s handler has finished with, by `result`: handled, duplicate, retried, dead.
+pub const EVENTS_CONSUMED: &str = "kronos_events_consumed_total";
+
 /// Upper bounds of the latency buckets, in seconds.
 pub const LATENCY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0];

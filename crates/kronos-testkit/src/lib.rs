@@ -1,0 +1,15 @@
+//! For tests only: real stores, tokens, a small HTTP client, waiting without sleeping. Nothing of it is in a service.
+
+mod database;
+mod http;
+mod issuer;
+mod rabbit;
+mod stores;
+mod wait;
+
+pub use database::TestDatabase;
+pub use http::{TestClient, TestRequest, TestResponse, http};
+pub use issuer::{Issuer, TokenBuilder};
+pub use rabbit::{connections, cut_connections, test_rabbit, test_vhost};
+pub use stores::{Store, Stores, test_kafka, test_redis};
+pub use wait::{unique, wait_until, wait_up_to};
