@@ -63,7 +63,13 @@ impl Answer {
     /// # Errors
     /// Another status; the message shows the problem.
     pub fn expect(self, status: u16) -> anyhow::Result<Value> {
-        ensure!(self.status == status, "{}: expected {status}, got {}: {}", self.call, self.status, self.json);
+        ensure!(
+            self.status == status,
+            "{}: expected {status}, got {}: {}",
+            self.call,
+            self.status,
+            self.json
+        );
         Ok(self.json)
     }
 
@@ -96,7 +102,10 @@ impl Answer {
 /// # Errors
 /// It is not there.
 pub fn text(value: &Value, member: &str) -> anyhow::Result<String> {
-    value[member].as_str().map(str::to_owned).with_context(|| format!("no text `{member}` in {value}"))
+    value[member]
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("no text `{member}` in {value}"))
 }
 
 impl Api {
@@ -110,7 +119,11 @@ impl Api {
             .read_timeout(Duration::from_secs(60))
             .build()
             .context("make an HTTP client")?;
-        Ok(Self { http, gateway: target.gateway.trim_end_matches('/').to_owned(), token: None })
+        Ok(Self {
+            http,
+            gateway: target.gateway.trim_end_matches('/').to_owned(),
+            token: None,
+        })
     }
 
     /// A person.
@@ -154,7 +167,10 @@ impl Api {
     /// The same caller with another token.
     #[must_use]
     pub fn with_token(&self, token: String) -> Self {
-        Self { token: Some(token), ..self.clone() }
+        Self {
+            token: Some(token),
+            ..self.clone()
+        }
     }
 
     /// A request to be refined.
@@ -216,6 +232,14 @@ impl Api {
 /// The body breaks off.
 pub async fn read(call: String, response: reqwest::Response) -> anyhow::Result<Answer> {
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = response.bytes().await.with_context(|| format!("{call}: read the answer"))?;
-    Ok(Answer { call, status, headers, json: serde_json::from_slice(&body).unwrap_or_default() })
+    let body = response
+        .bytes()
+        .await
+        .with_context(|| format!("{call}: read the answer"))?;
+    Ok(Answer {
+        call,
+        status,
+        headers,
+        json: serde_json::from_slice(&body).unwrap_or_default(),
+    })
 }
