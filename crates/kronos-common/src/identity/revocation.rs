@@ -17,7 +17,11 @@ use std::{
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use prometheus::{Gauge, core::{Collector, Desc}, proto::MetricFamily};
+use prometheus::{
+    Gauge,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
 use redis::{
     AsyncConnectionConfig,
     aio::MultiplexedConnection,
@@ -70,7 +74,10 @@ pub enum Revocation {
 impl Revocation {
     /// A session that ends now.
     pub fn session_now(sid: impl Into<String>) -> Self {
-        Self::Session { sid: sid.into(), until: unix_now() + LONGEST_TOKEN_LIFE_SECONDS }
+        Self::Session {
+            sid: sid.into(),
+            until: unix_now() + LONGEST_TOKEN_LIFE_SECONDS,
+        }
     }
 
     /// Kind, name and value, as the table and the stream hold them.
@@ -85,9 +92,18 @@ impl Revocation {
     fn from_parts(kind: &str, name: &str, value: i64) -> Option<Self> {
         let name = name.to_owned();
         match kind {
-            "subject" => Some(Self::Subject { subject: name, epoch: value }),
-            "client" => Some(Self::Client { client_id: name, epoch: value }),
-            "session" => Some(Self::Session { sid: name, until: value }),
+            "subject" => Some(Self::Subject {
+                subject: name,
+                epoch: value,
+            }),
+            "client" => Some(Self::Client {
+                client_id: name,
+                epoch: value,
+            }),
+            "session" => Some(Self::Session {
+                sid: name,
+                until: value,
+            }),
             _ => None,
         }
     }
@@ -152,7 +168,7 @@ impl Revocations {
     /// A Redis URL that is none, or a metric that is registered twice.
     pub async fn follow(redis: &config::Redis, context: &Context) -> anyhow::Result<Self> {
         let revocations = Self::none();
-        let client = redis::Client::open(redis.url.expose_secret()).context("redis.url is not a Redis URL")?;
+        let client = open(redis)?;
         context
             .metrics
             .register(Box::new(Age::new(revocations.clone())?))
@@ -181,7 +197,10 @@ impl Revocations {
                 () = follower.run() => {}
             }
         });
-        if tokio::time::timeout(FIRST_SNAPSHOT_WITHIN, snapshot.wait_for(|read| *read)).await.is_err() {
+        if tokio::time::timeout(FIRST_SNAPSHOT_WITHIN, snapshot.wait_for(|read| *read))
+            .await
+            .is_err()
+        {
             tracing::warn!("no snapshot of the revocations yet, starting without");
         }
         Ok(revocations)
@@ -189,7 +208,11 @@ impl Revocations {
 
     /// Maps that follow nothing: for tests, and for whoever feeds them by [`apply`](Self::apply).
     pub fn none() -> Self {
-        Self(Arc::new(Inner { maps: RwLock::default(), started: Instant::now(), contact: AtomicU64::new(NEVER) }))
+        Self(Arc::new(Inner {
+            maps: RwLock::default(),
+            started: Instant::now(),
+            contact: AtomicU64::new(NEVER),
+        }))
     }
 
     /// Whether the token ended before its time.
@@ -252,6 +275,13 @@ struct Position {
     seq: u64,
 }
 
+/// The client of a dedicated connection.
+pub(super) fn open(config: &config::Redis) -> anyhow::Result<redis::Client> {
+    // The driver's own message may repeat the URL, and with it the password.
+    redis::Client::open(config.url.expose_secret())
+        .map_err(|_| anyhow::anyhow!("configuration key `redis.url` is not a redis:// or rediss:// URL"))
+}
+
 struct Follower {
     revocations: Revocations,
     client: redis::Client,
@@ -269,12 +299,19 @@ impl Follower {
             let before = Instant::now();
             if let Err(error) = self.session(&mut away, &mut pruned).await {
                 if !away {
-                    tracing::warn!(error = format!("{error:#}"), "revocations can't be followed, the last known hold");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "revocations can't be followed, the last known hold"
+                    );
                     away = true;
                 }
             }
             self.prune_if_due(&mut pruned);
-            delay = if before.elapsed() > BLOCK { Duration::from_millis(50) } else { (delay * 2).min(BLOCK) };
+            delay = if before.elapsed() > BLOCK {
+                Duration::from_millis(50)
+            } else {
+                (delay * 2).min(BLOCK)
+            };
             tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
         }
     }
@@ -284,8 +321,11 @@ impl Follower {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(BLOCK + self.timeout));
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .context("connect to Redis")?;
         let mut position = self.read_snapshot(&mut connection).await?;
         if std::mem::take(away) {
             tracing::info!("revocations are followed again");
@@ -360,15 +400,24 @@ impl Follower {
             .await
             .context("read the snapshot of the revocations")?;
         for (member, expiry) in expiries {
-            let Some((kind, name)) = member.split_once(':') else { continue };
-            let value = if kind == "session" { Some(expiry) } else { epochs.get(&member).copied() };
+            let Some((kind, name)) = member.split_once(':') else {
+                continue;
+            };
+            let value = if kind == "session" {
+                Some(expiry)
+            } else {
+                epochs.get(&member).copied()
+            };
             if let Some(revocation) = value.and_then(|value| Revocation::from_parts(kind, name, value)) {
                 self.revocations.take(&revocation, expiry);
             }
         }
         self.revocations.touch();
         let generation = generation.context("the generation of the revocations vanished")?;
-        Ok(Position { generation, seq: seq.unwrap_or(0) })
+        Ok(Position {
+            generation,
+            seq: seq.unwrap_or(0),
+        })
     }
 
     fn prune_if_due(&self, pruned: &mut Instant) {
@@ -386,7 +435,9 @@ fn read_entry(entry: &StreamId) -> Option<Revocation> {
 }
 
 pub(super) fn unix_now() -> i64 {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
@@ -399,7 +450,10 @@ struct Age {
 impl Age {
     fn new(revocations: Revocations) -> anyhow::Result<Self> {
         let help = "Seconds since Redis last confirmed the revocation maps.";
-        Ok(Self { gauge: Gauge::new("kronos_revocations_age_seconds", help)?, revocations })
+        Ok(Self {
+            gauge: Gauge::new("kronos_revocations_age_seconds", help)?,
+            revocations,
+        })
     }
 }
 
@@ -439,8 +493,14 @@ mod tests {
     #[test]
     fn an_earlier_epoch_is_revoked_and_the_present_one_is_not() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
-        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 2 });
+        revocations.apply(&Revocation::Subject {
+            subject: "ada".into(),
+            epoch: 3,
+        });
+        revocations.apply(&Revocation::Subject {
+            subject: "ada".into(),
+            epoch: 2,
+        });
         assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 3, None)));
         assert!(!revocations.is_revoked(&claims("bob", "web", 0, None)));
@@ -449,7 +509,10 @@ mod tests {
     #[test]
     fn a_clients_epoch_ends_its_own_tokens_not_its_users() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Client { client_id: "web".into(), epoch: 1 });
+        revocations.apply(&Revocation::Client {
+            client_id: "web".into(),
+            epoch: 1,
+        });
         assert!(revocations.is_revoked(&claims("web", "web", 0, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 0, None)));
     }
@@ -457,7 +520,10 @@ mod tests {
     #[test]
     fn a_session_ends_all_its_tokens_until_it_may_be_forgotten() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Session { sid: "s".into(), until: 100 });
+        revocations.apply(&Revocation::Session {
+            sid: "s".into(),
+            until: 100,
+        });
         assert!(revocations.is_revoked(&claims("ada", "web", 9, Some("s"))));
         assert!(!revocations.is_revoked(&claims("ada", "web", 9, Some("t"))));
         revocations.prune(99);
@@ -469,7 +535,10 @@ mod tests {
     #[test]
     fn an_epoch_is_forgotten_only_after_the_longest_token_life() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
+        revocations.apply(&Revocation::Subject {
+            subject: "ada".into(),
+            epoch: 3,
+        });
         revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS - 5);
         assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
         revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS + 5);

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use redis::{AsyncConnectionConfig, Script, aio::MultiplexedConnection};
-use secrecy::ExposeSecret as _;
 use sqlx::{PgConnection, PgPool};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{LONGEST_TOKEN_LIFE_SECONDS, Revocation, revocation::Keys};
+use super::{
+    LONGEST_TOKEN_LIFE_SECONDS, Revocation,
+    revocation::{Keys, open},
+};
 use crate::{config, service::Context};
 
 /// What a caller waits at most for its revocation to be on its way.
@@ -94,7 +96,7 @@ impl RevocationPublisher {
     /// # Errors
     /// A Redis URL that is none.
     pub fn start(pool: PgPool, redis: &config::Redis, context: &Context) -> anyhow::Result<Self> {
-        let client = redis::Client::open(redis.url.expose_secret()).context("redis.url is not a Redis URL")?;
+        let client = open(redis)?;
         let publisher = Self(Arc::new(Inner {
             pool,
             client,
@@ -154,7 +156,10 @@ impl RevocationPublisher {
                 }
                 Err(error) if !away => {
                     away = true;
-                    tracing::warn!(error = format!("{error:#}"), "revocations can't be published, they wait");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "revocations can't be published, they wait"
+                    );
                 }
                 Err(_) => {}
             }
@@ -204,13 +209,21 @@ impl RevocationPublisher {
         }
         let keys = &self.0.keys;
         let mut call = self.0.script.prepare_invoke();
-        call.key(&keys.stream).key(&keys.seq).key(&keys.subjects).key(&keys.expiries).key(&keys.generation);
-        call.arg(Uuid::now_v7().to_string()).arg(LONGEST_TOKEN_LIFE_SECONDS).arg(STREAM_ENTRIES);
+        call.key(&keys.stream)
+            .key(&keys.seq)
+            .key(&keys.subjects)
+            .key(&keys.expiries)
+            .key(&keys.generation);
+        call.arg(Uuid::now_v7().to_string())
+            .arg(LONGEST_TOKEN_LIFE_SECONDS)
+            .arg(STREAM_ENTRIES);
         for row in &rows {
             call.arg(&row.kind).arg(&row.subject).arg(row.value);
         }
-        let generation: String =
-            call.invoke_async(&mut link.connection).await.context("publish the revocations")?;
+        let generation: String = call
+            .invoke_async(&mut link.connection)
+            .await
+            .context("publish the revocations")?;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         sqlx::query("update revocations set published_in = $1 where id = any($2)")
             .bind(format!("{generation}/{}", link.run))
@@ -225,11 +238,24 @@ impl RevocationPublisher {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.timeout))
             .set_response_timeout(Some(self.0.timeout));
-        let mut connection =
-            self.0.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
+        let mut connection = self
+            .0
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .context("connect to Redis")?;
         // Where INFO is not allowed, only the marker tells one life from another.
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap_or_default();
-        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
+        let info: String = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut connection)
+            .await
+            .unwrap_or_default();
+        let run = info
+            .lines()
+            .find_map(|line| line.strip_prefix("run_id:"))
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
         Ok(Link { connection, run })
     }
 
