@@ -173,6 +173,12 @@ impl Api {
         }
     }
 
+    /// The same caller at another address, such as a service's own.
+    #[must_use]
+    pub fn at(&self, base_url: String) -> Self {
+        Self { gateway: base_url, ..self.clone() }
+    }
+
     /// A request to be refined.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.gateway));
