@@ -79,7 +79,7 @@ impl IfMatch {
         match &self.0 {
             None | Some(Condition::Any) => Ok(()),
             // Strong comparison: a weak tag equals nothing.
-            Some(Condition::Tags(tags)) if tags.iter().any(|tag| *tag == current.0) => Ok(()),
+            Some(Condition::Tags(tags)) if tags.contains(&current.0) => Ok(()),
             Some(Condition::Tags(_)) => Err(Problem::precondition_failed()),
         }
     }

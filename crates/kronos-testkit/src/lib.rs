@@ -3,6 +3,7 @@
 mod database;
 mod http;
 mod issuer;
+mod proxy;
 mod rabbit;
 mod stores;
 mod wait;
@@ -10,6 +11,7 @@ mod wait;
 pub use database::TestDatabase;
 pub use http::{TestClient, TestRequest, TestResponse, http};
 pub use issuer::{Issuer, TokenBuilder};
-pub use rabbit::{connections, cut_connections, test_rabbit, test_vhost};
+pub use proxy::Proxy;
+pub use rabbit::{test_rabbit, test_vhost};
 pub use stores::{Store, Stores, test_kafka, test_redis};
 pub use wait::{unique, wait_until, wait_up_to};

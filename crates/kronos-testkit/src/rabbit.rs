@@ -43,37 +43,6 @@ pub async fn test_rabbit() -> config::Rabbit {
     }
 }
 
-/// Cuts every connection to the virtual host of this AMQP URL, as a broken network would.
-pub async fn cut_connections(amqp_url: &str) {
-    let url = Url::parse(amqp_url).expect("an AMQP URL");
-    let vhost = url.path().trim_start_matches('/');
-    let list = ask(Method::GET, &format!("vhosts/{vhost}/connections"), None).await;
-    let connections: Value = serde_json::from_str(&list).expect("the management API speaks JSON");
-    for connection in connections.as_array().expect("a list") {
-        let name = connection["name"].as_str().expect("a name");
-        let mut path = Url::parse(&base()).expect("a URL");
-        path.path_segments_mut()
-            .expect("has a path")
-            .extend(["api", "connections", name]);
-        // It may have gone by itself.
-        let _ = authorised(client().delete(path)).send().await;
-    }
-}
-
-/// How many connections the virtual host of this AMQP URL has, as the management API knows it (seconds late).
-pub async fn connections(amqp_url: &str) -> usize {
-    let url = Url::parse(amqp_url).expect("an AMQP URL");
-    let list = ask(
-        Method::GET,
-        &format!("vhosts/{}/connections", url.path().trim_start_matches('/')),
-        None,
-    )
-    .await;
-    serde_json::from_str::<Vec<Value>>(&list)
-        .expect("the management API speaks JSON")
-        .len()
-}
-
 async fn sweep() {
     let list = ask(Method::GET, "vhosts", None).await;
     let vhosts: Vec<Value> = serde_json::from_str(&list).expect("the management API speaks JSON");
