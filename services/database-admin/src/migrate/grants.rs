@@ -39,14 +39,22 @@ pub(super) async fn give(target: &mut PgConnection, out: &mut (dyn Write + Send)
     }
     let _ = READER;
     let statements = statement_statistics(target).await?;
-    writeln!(out, "{:<10} statement statistics {}", "grants", if statements { "on" } else { "not available" })?;
+    writeln!(
+        out,
+        "{:<10} statement statistics {}",
+        "grants",
+        if statements { "on" } else { "not available" }
+    )?;
     Ok(())
 }
 
 /// Lets kronos_dbadmin see every session's and statement's statistics, and installs `pg_stat_statements` where the
 /// server has loaded it. Says whether it is there.
 async fn statement_statistics(target: &mut PgConnection) -> anyhow::Result<bool> {
-    target.execute("grant pg_read_all_stats to kronos_dbadmin").await.context("grant pg_read_all_stats")?;
+    target
+        .execute("grant pg_read_all_stats to kronos_dbadmin")
+        .await
+        .context("grant pg_read_all_stats")?;
     let loaded: bool = sqlx::query_scalar(
         "select coalesce(current_setting('shared_preload_libraries', true), '') like '%pg_stat_statements%'
             and exists (select from pg_available_extensions where name = 'pg_stat_statements')",
