@@ -7,14 +7,22 @@
     reason = "a command-line tool speaks on its standard streams"
 )]
 
+mod cargo;
+mod checks;
 mod instance;
 mod packages;
+mod phases;
+mod platform;
 mod ports;
 mod process;
 mod progress;
 mod stores;
+mod tidy;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -28,6 +36,69 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Start the whole platform, and stay until Ctrl-C.
+    Up {
+        /// Leave it running and return.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// End the platform and remove its data.
+    Down {
+        /// Keep databases, queues and secrets for the next `up`.
+        #[arg(long)]
+        keep_data: bool,
+    },
+    /// Say what runs where.
+    Status {
+        /// Everything that a script needs, credentials included.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the log of a service or store.
+    Logs {
+        /// Its name, such as auth-service or postgres.
+        service: String,
+        /// Go on with what is written from now.
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines from the end.
+        #[arg(short = 'n', long, default_value_t = 200)]
+        lines: usize,
+    },
+    /// Run more or fewer instances of a service, behind the gateway.
+    Scale {
+        /// SERVICE=COUNT, such as messaging-service=2.
+        wanted: platform::Wanted,
+    },
+    /// Play the platform's journeys through the gateway, told step by step. Starts the platform if need be.
+    Demo {
+        /// What to pass on, such as --times 10.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure, and print ratios. Starts the platform if need be.
+    Bench {
+        /// Which measurement, such as journey.
+        name: String,
+        /// What to pass on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Start what the tests need, and run them.
+    Test {
+        /// The slow ones too.
+        #[arg(long)]
+        all: bool,
+        /// Of one package only.
+        #[arg(short, long)]
+        package: Option<String>,
+        /// Of these names only.
+        filters: Vec<String>,
+    },
+    /// Check the rules that the compiler does not know.
+    Tidy,
+    /// Check everything: format, rules, lints, all tests.
+    Ci,
     /// Start the stores that the tests use, with an empty, migrated database template.
     Stores {
         /// Leave them running and return.
@@ -41,6 +112,16 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Task::Up { detach } => platform::up(detach),
+        Task::Down { keep_data } => platform::down(keep_data),
+        Task::Status { json } => platform::status(json),
+        Task::Logs { service, follow, lines } => platform::logs(&service, follow, lines),
+        Task::Scale { wanted } => platform::scale(&wanted),
+        Task::Demo { arguments } => program("demo", arguments),
+        Task::Bench { name, arguments } => program("bench", [vec![name], arguments].concat()),
+        Task::Test { all, package, filters } => checks::test(all, package.as_deref(), &filters),
+        Task::Tidy => tidy::tidy(),
+        Task::Ci => checks::ci(),
         Task::Stores { stop: true, .. } => stores::command_stop(),
         Task::Stores { detach, .. } => stores::command_start(detach),
     };
@@ -51,6 +132,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a program of `tests/e2e` against the platform.
+fn program(name: &str, arguments: Vec<String>) -> anyhow::Result<()> {
+    platform::run_against(|binaries, target| {
+        phases::run(
+            Command::new(binaries.join(name))
+                .arg("--target")
+                .arg(target)
+                .args(&arguments),
+        )
+    })
 }
 
 /// Waits before a next look at something that cannot call back.

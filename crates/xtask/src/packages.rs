@@ -74,24 +74,12 @@ const RUN: &[Need] = &[
 /// Debian's answer to "may this package start its service?", read by every package's installation script: 101 is no.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Which programs a command is about to use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum For {
-    Building,
-    Running,
-    Both,
-}
-
 /// Makes sure that everything is installed.
 ///
 /// # Errors
 /// With the line to run, if something is missing and neither root nor sudo is at hand.
-pub(crate) fn ensure(what: For, progress: &Progress) -> anyhow::Result<()> {
-    let needs: Vec<&Need> = match what {
-        For::Building => BUILD.iter().collect(),
-        For::Running => RUN.iter().collect(),
-        For::Both => BUILD.iter().chain(RUN).collect(),
-    };
+pub(crate) fn ensure(progress: &Progress) -> anyhow::Result<()> {
+    let needs: Vec<&Need> = BUILD.iter().chain(RUN).collect();
     let missing = missing(&needs, |file| Path::new(file).exists());
     if missing.is_empty() {
         return Ok(());

@@ -161,10 +161,6 @@ impl Said {
             }
         });
     }
-
-    pub(crate) fn note(&self, line: &str) {
-        self.progress.note(line);
-    }
 }
 
 impl Board {

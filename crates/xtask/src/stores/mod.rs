@@ -180,7 +180,7 @@ pub(crate) fn ensure_test_stores(instance: &Instance, progress: &Progress) -> an
     let (stores, fresh) = match Stores::running(instance)? {
         Some(stores) => (stores, false),
         None => {
-            packages::ensure(packages::For::Both, progress)?;
+            packages::ensure(progress)?;
             instance.stop(|_| true, Duration::from_secs(2))?;
             instance.remove()?;
             std::fs::create_dir_all(&instance.dir)?;

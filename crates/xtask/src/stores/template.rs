@@ -7,6 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
@@ -14,9 +15,10 @@ use anyhow::{Context as _, bail};
 
 use super::{Psql, Stores};
 use crate::{
+    cargo,
     instance::{Instance, read_json, root, write_json},
     pause,
-    progress::{Progress, Said},
+    progress::Progress,
 };
 
 const TEMPLATE: &str = "kronos_template";
@@ -34,34 +36,13 @@ pub(super) fn ensure(instance: &Instance, stores: &Stores, progress: &Progress) 
     }
     progress.step("template", |said| {
         said.say("building database-admin");
-        let binary = build(&root, said)?;
+        let binary = cargo::build_database_admin(said, &AtomicBool::new(false))?;
         said.say("migrating");
         make(&binary, stores)?;
         write_json(&record, &print)?;
         said.say(TEMPLATE);
         Ok(())
     })
-}
-
-fn build(root: &Path, said: &Said) -> anyhow::Result<PathBuf> {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args([
-        "build",
-        "--quiet",
-        "--package",
-        "database-admin",
-        "--bin",
-        "database-admin",
-    ]);
-    said.say("building database-admin");
-    let output = cargo.stdin(Stdio::null()).output().context("run cargo")?;
-    if !output.status.success() {
-        bail!(
-            "database-admin does not build:\n{}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(root.join("target/debug/database-admin"))
 }
 
 /// Migrates a fresh database, then puts it in the template's place.
