@@ -6,6 +6,7 @@ pub mod client;
 pub mod jwks;
 pub mod permission;
 pub mod revocation;
+mod revocation_follower;
 pub mod revocation_publisher;
 pub mod service_token;
 pub mod verifier;

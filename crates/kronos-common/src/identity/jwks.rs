@@ -58,10 +58,11 @@ impl JwkSet {
                 && key.usage.as_deref().is_none_or(|usage| usage == "sig")
                 && is_plausible_kid(&key.kid);
             let length = URL_SAFE_NO_PAD.decode(&key.x).map(|x| x.len());
-            if fits && length == Ok(32) {
-                if let Ok(decoding) = DecodingKey::from_ed_components(&key.x) {
-                    usable.insert(key.kid, decoding);
-                }
+            if fits
+                && length == Ok(32)
+                && let Ok(decoding) = DecodingKey::from_ed_components(&key.x)
+            {
+                usable.insert(key.kid, decoding);
             }
         }
         usable

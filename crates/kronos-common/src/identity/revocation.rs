@@ -17,33 +17,22 @@ use std::{
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use prometheus::{
-    Gauge,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
-use redis::{
-    AsyncConnectionConfig,
-    aio::MultiplexedConnection,
-    streams::{StreamId, StreamReadReply},
-};
 use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 
-use super::{Claims, LONGEST_TOKEN_LIFE_SECONDS};
+use super::{
+    Claims, LONGEST_TOKEN_LIFE_SECONDS,
+    revocation_follower::{Age, Follower},
+};
 use crate::{
     config,
     service::{Context, Criticality},
 };
 
-/// How long a read waits for news: the age of the maps stays below this while all is well.
-const BLOCK: Duration = Duration::from_secs(1);
 /// Maps older than this are reported by `/ready`.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 /// A starting service waits so long for the first snapshot.
 const FIRST_SNAPSHOT_WITHIN: Duration = Duration::from_secs(2);
-const PRUNE_EVERY: Duration = Duration::from_secs(30);
-const READ_AT_MOST: usize = 500;
 
 /// What ends tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +78,7 @@ impl Revocation {
         }
     }
 
-    fn from_parts(kind: &str, name: &str, value: i64) -> Option<Self> {
+    pub(super) fn from_parts(kind: &str, name: &str, value: i64) -> Option<Self> {
         let name = name.to_owned();
         match kind {
             "subject" => Some(Self::Subject {
@@ -238,12 +227,12 @@ impl Revocations {
         }
     }
 
-    fn touch(&self) {
+    pub(super) fn touch(&self) {
         let millis = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(NEVER - 1);
         self.0.contact.store(millis, Ordering::Relaxed);
     }
 
-    fn take(&self, revocation: &Revocation, forget_at: i64) {
+    pub(super) fn take(&self, revocation: &Revocation, forget_at: i64) {
         let mut maps = self.0.maps.write().expect("no holder panics");
         let raise = |map: &mut HashMap<String, Epoch>, name: &str, first_good: i64| {
             let epoch = map.entry(name.to_owned()).or_insert(Epoch { first_good, forget_at });
@@ -260,19 +249,12 @@ impl Revocations {
         }
     }
 
-    fn prune(&self, now: i64) {
+    pub(super) fn prune(&self, now: i64) {
         let mut maps = self.0.maps.write().expect("no holder panics");
         maps.subjects.retain(|_, epoch| epoch.forget_at > now);
         maps.clients.retain(|_, epoch| epoch.forget_at > now);
         maps.sessions.retain(|_, until| *until > now);
     }
-}
-
-/// Where the follower stands in the stream.
-#[derive(Debug, PartialEq, Eq)]
-struct Position {
-    generation: String,
-    seq: u64,
 }
 
 /// The client of a dedicated connection.
@@ -282,190 +264,11 @@ pub(super) fn open(config: &config::Redis) -> anyhow::Result<redis::Client> {
         .map_err(|_| anyhow::anyhow!("configuration key `redis.url` is not a redis:// or rediss:// URL"))
 }
 
-struct Follower {
-    revocations: Revocations,
-    client: redis::Client,
-    timeout: Duration,
-    keys: Keys,
-    first: watch::Sender<bool>,
-}
-
-impl Follower {
-    async fn run(self) {
-        let mut delay = Duration::from_millis(50);
-        let mut away = false;
-        let mut pruned = Instant::now();
-        loop {
-            let before = Instant::now();
-            if let Err(error) = self.session(&mut away, &mut pruned).await {
-                if !away {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "revocations can't be followed, the last known hold"
-                    );
-                    away = true;
-                }
-            }
-            self.prune_if_due(&mut pruned);
-            delay = if before.elapsed() > BLOCK {
-                Duration::from_millis(50)
-            } else {
-                (delay * 2).min(BLOCK)
-            };
-            tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
-        }
-    }
-
-    /// One connection's life; ends by an error only.
-    async fn session(&self, away: &mut bool, pruned: &mut Instant) -> anyhow::Result<()> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(BLOCK + self.timeout));
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .context("connect to Redis")?;
-        let mut position = self.read_snapshot(&mut connection).await?;
-        if std::mem::take(away) {
-            tracing::info!("revocations are followed again");
-        }
-        self.first.send_replace(true);
-        loop {
-            if !self.read_news(&mut connection, &mut position).await? {
-                tracing::info!(seq = position.seq, "gap in the revocations, reading the snapshot");
-                position = self.read_snapshot(&mut connection).await?;
-            }
-            self.prune_if_due(pruned);
-        }
-    }
-
-    /// Waits for news and takes them; `false` says that some were missed.
-    async fn read_news(&self, connection: &mut MultiplexedConnection, position: &mut Position) -> anyhow::Result<bool> {
-        let block = u64::try_from(BLOCK.as_millis()).unwrap_or(1_000);
-        let (news, generation): (Option<StreamReadReply>, Option<String>) = redis::pipe()
-            .cmd("XREAD")
-            .arg("COUNT")
-            .arg(READ_AT_MOST)
-            .arg("BLOCK")
-            .arg(block)
-            .arg("STREAMS")
-            .arg(&self.keys.stream)
-            .arg(format!("{}-0", position.seq))
-            .cmd("GET")
-            .arg(&self.keys.generation)
-            .query_async(connection)
-            .await
-            .context("read the revocations")?;
-        self.revocations.touch();
-        let mut complete = generation.as_deref() == Some(position.generation.as_str());
-        for entry in news.into_iter().flat_map(|news| news.keys).flat_map(|key| key.ids) {
-            let Some(seq) = entry.id.strip_suffix("-0").and_then(|seq| seq.parse().ok()) else {
-                anyhow::bail!("the stream of revocations has a foreign entry");
-            };
-            complete &= seq == position.seq + 1;
-            position.seq = seq;
-            match read_entry(&entry) {
-                Some(revocation) => self.revocations.apply(&revocation),
-                // A newer publisher's kind: it does not concern what this version knows.
-                None => tracing::debug!(seq, "unknown kind of revocation"),
-            }
-        }
-        Ok(complete)
-    }
-
-    /// Takes all that is in force, and says where the stream goes on. Makes the generation if there is none.
-    async fn read_snapshot(&self, connection: &mut MultiplexedConnection) -> anyhow::Result<Position> {
-        type Snapshot = (Option<String>, Option<u64>, HashMap<String, i64>, Vec<(String, i64)>);
-        let candidate = uuid::Uuid::now_v7().to_string();
-        let (generation, seq, epochs, expiries): Snapshot = redis::pipe()
-            .atomic()
-            .cmd("SET")
-            .arg(&self.keys.generation)
-            .arg(candidate)
-            .arg("NX")
-            .ignore()
-            .cmd("GET")
-            .arg(&self.keys.generation)
-            .cmd("GET")
-            .arg(&self.keys.seq)
-            .cmd("HGETALL")
-            .arg(&self.keys.subjects)
-            .cmd("ZRANGE")
-            .arg(&self.keys.expiries)
-            .arg(0)
-            .arg(-1)
-            .arg("WITHSCORES")
-            .query_async(connection)
-            .await
-            .context("read the snapshot of the revocations")?;
-        for (member, expiry) in expiries {
-            let Some((kind, name)) = member.split_once(':') else {
-                continue;
-            };
-            let value = if kind == "session" {
-                Some(expiry)
-            } else {
-                epochs.get(&member).copied()
-            };
-            if let Some(revocation) = value.and_then(|value| Revocation::from_parts(kind, name, value)) {
-                self.revocations.take(&revocation, expiry);
-            }
-        }
-        self.revocations.touch();
-        let generation = generation.context("the generation of the revocations vanished")?;
-        Ok(Position {
-            generation,
-            seq: seq.unwrap_or(0),
-        })
-    }
-
-    fn prune_if_due(&self, pruned: &mut Instant) {
-        if pruned.elapsed() >= PRUNE_EVERY {
-            *pruned = Instant::now();
-            self.revocations.prune(unix_now());
-        }
-    }
-}
-
-fn read_entry(entry: &StreamId) -> Option<Revocation> {
-    let kind: String = entry.get("kind")?;
-    let name: String = entry.get("name")?;
-    Revocation::from_parts(&kind, &name, entry.get("value")?)
-}
-
 pub(super) fn unix_now() -> i64 {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     i64::try_from(seconds).unwrap_or(i64::MAX)
-}
-
-/// The age of the maps, computed when it is asked for.
-struct Age {
-    gauge: Gauge,
-    revocations: Revocations,
-}
-
-impl Age {
-    fn new(revocations: Revocations) -> anyhow::Result<Self> {
-        let help = "Seconds since Redis last confirmed the revocation maps.";
-        Ok(Self {
-            gauge: Gauge::new("kronos_revocations_age_seconds", help)?,
-            revocations,
-        })
-    }
-}
-
-impl Collector for Age {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(self.revocations.age().as_secs_f64());
-        self.gauge.collect()
-    }
 }
 
 #[cfg(test)]

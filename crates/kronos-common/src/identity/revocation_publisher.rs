@@ -192,7 +192,10 @@ impl RevocationPublisher {
             .query_async(&mut link.connection)
             .await
             .context("read the generation of the revocations")?;
-        let present = marker.map(|marker| format!("{marker}/{}", link.run));
+        // Without a marker Redis holds nothing of ours: a text that no row has been published in.
+        let present = marker
+            .map(|marker| format!("{marker}/{}", link.run))
+            .unwrap_or_default();
         let rows: Vec<Row> = sqlx::query_as(
             "select id, kind, subject, value from revocations \
              where published_in is distinct from $1 and created_at > now() - make_interval(secs => $2) \
