@@ -176,7 +176,10 @@ impl Api {
     /// The same caller at another address, such as a service's own.
     #[must_use]
     pub fn at(&self, base_url: String) -> Self {
-        Self { gateway: base_url, ..self.clone() }
+        Self {
+            gateway: base_url,
+            ..self.clone()
+        }
     }
 
     /// A request to be refined.

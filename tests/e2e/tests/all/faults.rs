@@ -35,9 +35,17 @@ struct Acknowledged {
 async fn a_killed_service_loses_no_acknowledged_message_and_no_acknowledged_line() {
     let mut platform = Platform::start().await;
     let admin = Api::administrator(&platform.target).await.unwrap();
-    let (stream, queue) = (kronos_testkit::unique("faults-stream"), kronos_testkit::unique("faults-queue"));
+    let (stream, queue) = (
+        kronos_testkit::unique("faults-stream"),
+        kronos_testkit::unique("faults-queue"),
+    );
     for (name, kind) in [(&stream, "stream"), (&queue, "queue")] {
-        admin.post("/topics", &json!({ "name": name, "kind": kind })).await.unwrap().expect(201).unwrap();
+        admin
+            .post("/topics", &json!({ "name": name, "kind": kind }))
+            .await
+            .unwrap()
+            .expect(201)
+            .unwrap();
     }
     let source = kronos_testkit::unique("faults");
     let end = Arc::new(AtomicBool::new(false));
@@ -69,15 +77,32 @@ async fn a_killed_service_loses_no_acknowledged_message_and_no_acknowledged_line
     for (topic, published) in [(&stream, &acknowledged.stream), (&queue, &acknowledged.queue)] {
         let received = receive(&admin, topic, published).await;
         let lost: Vec<_> = published.difference(&received).collect();
-        assert!(lost.is_empty(), "{topic}: {} of {} are lost, such as {:?}", lost.len(), published.len(), lost.first());
+        assert!(
+            lost.is_empty(),
+            "{topic}: {} of {} are lost, such as {:?}",
+            lost.len(),
+            published.len(),
+            lost.first()
+        );
     }
     let kept = lines(&admin, &source, acknowledged.lines.len()).await;
     let lost: Vec<_> = acknowledged.lines.difference(&kept).collect();
-    assert!(lost.is_empty(), "{} of {} lines are lost, such as {:?}", lost.len(), acknowledged.lines.len(), lost.first());
+    assert!(
+        lost.is_empty(),
+        "{} of {} lines are lost, such as {:?}",
+        lost.len(),
+        acknowledged.lines.len(),
+        lost.first()
+    );
 }
 
 /// Publishes to both topics and logs, over and over; a failure is no acknowledgement, and is tried again as something new.
-async fn publish_until(end: &AtomicBool, api: &Api, caller: usize, [stream, queue, source]: [String; 3]) -> Acknowledged {
+async fn publish_until(
+    end: &AtomicBool,
+    api: &Api,
+    caller: usize,
+    [stream, queue, source]: [String; 3],
+) -> Acknowledged {
     let mut acknowledged = Acknowledged::default();
     let mut number = 0;
     let succeeded = |answer: anyhow::Result<Answer>| answer.ok().filter(|answer| answer.status.is_success());
@@ -103,14 +128,23 @@ async fn publish_until(end: &AtomicBool, api: &Api, caller: usize, [stream, queu
 
 /// Takes and acknowledges until all that is expected came, or nothing more comes.
 async fn receive(api: &Api, topic: &str, expected: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut events = Events::open(api, &format!("/subscribe/{topic}?group=after&from=earliest")).await.unwrap();
+    let mut events = Events::open(api, &format!("/subscribe/{topic}?group=after&from=earliest"))
+        .await
+        .unwrap();
     let mut received = BTreeSet::new();
     while !expected.is_subset(&received) {
         let Ok(event) = events.next(PATIENCE).await else { break };
         if event.name == "message" {
             let id = text(&event.data, "messageId").unwrap();
-            assert_eq!(api.post(&format!("/ack/{id}"), &json!({})).await.unwrap().status, 204, "{id}");
-            assert!(received.insert(id.clone()), "{id} came again though it was acknowledged");
+            assert_eq!(
+                api.post(&format!("/ack/{id}"), &json!({})).await.unwrap().status,
+                204,
+                "{id}"
+            );
+            assert!(
+                received.insert(id.clone()),
+                "{id} came again though it was acknowledged"
+            );
         }
     }
     received
@@ -122,7 +156,12 @@ async fn lines(api: &Api, source: &str, expected: usize) -> BTreeSet<String> {
     loop {
         let (mut found, mut cursor) = (BTreeSet::new(), String::new());
         loop {
-            let page = api.get(&format!("/logs?service={source}&limit=200{cursor}")).await.unwrap().expect(200).unwrap();
+            let page = api
+                .get(&format!("/logs?service={source}&limit=200{cursor}"))
+                .await
+                .unwrap()
+                .expect(200)
+                .unwrap();
             for item in page["items"].as_array().unwrap() {
                 assert!(found.insert(text(item, "id").unwrap()), "{item} is there twice");
             }

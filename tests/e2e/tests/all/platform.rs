@@ -1,0 +1,352 @@
+//! A whole platform for one test: the seven binaries as processes on free ports, over the test stores, with a database,
+//! vhost and prefixes of its own. Everything ends with the test.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use kronos_e2e::api::{Admin, Api, Credentials, Target};
+use kronos_testkit::{Stores, TestDatabase, test_kafka, test_redis, test_vhost, unique, wait_up_to};
+use serde_json::{Value, json};
+
+/// In the order in which they start.
+pub const SERVICES: [&str; 7] = [
+    "auth-service",
+    "user-service",
+    "log-service",
+    "cache-service",
+    "messaging-service",
+    "database-admin",
+    "router-service",
+];
+const CALLERS: [&str; 6] = [
+    "hyperion",
+    "ouranos-crm",
+    "ouranos-desk",
+    "gaia",
+    "hephaistos",
+    "hermes",
+];
+const STARTUP: Duration = Duration::from_secs(60);
+
+/// Ports below the range that outgoing connections use, so that one that is free now is free in a moment.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(12_000);
+
+fn free_port() -> u16 {
+    loop {
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+struct Service {
+    environment: BTreeMap<String, String>,
+    operations: u16,
+    child: Option<Child>,
+}
+
+/// A running platform.
+pub struct Platform {
+    /// Where it is and who may call it.
+    pub target: Target,
+    services: BTreeMap<&'static str, Service>,
+    directory: PathBuf,
+    _database: TestDatabase,
+}
+
+impl Platform {
+    /// Starts all seven and waits until they are ready and the administrator can log in.
+    pub async fn start() -> Self {
+        let database = TestDatabase::create().await;
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique("platform"));
+        fs::create_dir_all(&directory).unwrap();
+        let ports: BTreeMap<&'static str, (u16, u16)> = SERVICES
+            .into_iter()
+            .map(|name| (name, (free_port(), free_port())))
+            .collect();
+        let url = |name: &str| format!("http://127.0.0.1:{}", ports[name].0);
+        let secret = |name: &str| format!("secret-of-{name}-{}", database.name());
+        let clients = CALLERS.into_iter().map(|name| {
+            (
+                name.to_owned(),
+                Credentials {
+                    id: name.into(),
+                    secret: secret(name),
+                },
+            )
+        });
+        let target = Target {
+            gateway: url("router-service"),
+            admin: Admin {
+                username: "admin".into(),
+                password: "administration of Kronos 1".into(),
+            },
+            clients: clients.collect(),
+        };
+        let bootstrap = directory.join("clients.json");
+        let all: BTreeMap<&str, Value> = CALLERS
+            .into_iter()
+            .chain(SERVICES)
+            .map(|name| (name, json!({ "secret": secret(name) })))
+            .collect();
+        fs::write(&bootstrap, json!({ "clients": all }).to_string()).unwrap();
+
+        let stores = Stores::get();
+        let (redis, kafka, vhost, index) = (test_redis(), test_kafka(), test_vhost().await, unique("e2e-"));
+        let mut services = BTreeMap::new();
+        for name in SERVICES {
+            let role = match name {
+                "auth-service" => "kronos_auth",
+                "user-service" => "kronos_users",
+                "log-service" => "kronos_logs",
+                "cache-service" => "kronos_cache",
+                "messaging-service" => "kronos_messaging",
+                "database-admin" => "kronos_dbadmin",
+                _ => "kronos_router",
+            };
+            let (api, operations) = ports[name];
+            let mut environment = BTreeMap::new();
+            let mut set = |key: &str, value: String| {
+                environment.insert(format!("KRONOS_{}", key.replace('.', "__").to_uppercase()), value)
+            };
+            set("http.bind", format!("127.0.0.1:{api}"));
+            set("http.operations_bind", format!("127.0.0.1:{operations}"));
+            set("telemetry.logs_endpoint", url("log-service"));
+            set("redis.url", exposed(&redis.url));
+            set("redis.prefix", redis.prefix.clone());
+            set("identity.issuer", target.gateway.clone());
+            set(
+                "identity.jwks_url",
+                format!("{}/.well-known/jwks.json", url("auth-service")),
+            );
+            set("identity.auth_url", url("auth-service"));
+            set("identity.client_secret", secret(name));
+            if name != "cache-service" {
+                set("postgres.url", database.url(role));
+            }
+            if ["auth-service", "user-service", "log-service", "messaging-service"].contains(&name) {
+                set("rabbit.url", vhost.clone());
+            }
+            if ["log-service", "messaging-service"].contains(&name) {
+                set("kafka.brokers", kafka.brokers.clone());
+                set("kafka.prefix", kafka.prefix.clone());
+            }
+            if ["auth-service", "log-service", "database-admin"].contains(&name) {
+                set("sealing.active", "one".into());
+                set(
+                    "sealing.keys.one",
+                    "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=".into(),
+                );
+            }
+            match name {
+                "auth-service" => {
+                    set("services.user_url", url("user-service"));
+                    set("bootstrap.file", bootstrap.display().to_string());
+                }
+                "user-service" => {
+                    set("services.auth_url", url("auth-service"));
+                    set("bootstrap.admin_username", target.admin.username.clone());
+                    set("bootstrap.admin_email", "admin@kronos.localhost".into());
+                    set("bootstrap.admin_password", target.admin.password.clone());
+                }
+                "log-service" => {
+                    set("elasticsearch.url", stores.elasticsearch.url.clone());
+                    set("elasticsearch.prefix", index.clone());
+                }
+                "database-admin" => {
+                    set("reader.url", database.url("kronos_reader"));
+                    set("backup.url", database.url("kronos_backup"));
+                    set("backup.pg_dump", pg_dump());
+                }
+                "router-service" => {
+                    for (service, key) in [
+                        ("auth-service", "auth_url"),
+                        ("user-service", "user_url"),
+                        ("log-service", "log_url"),
+                        ("cache-service", "cache_url"),
+                        ("messaging-service", "messaging_url"),
+                        ("database-admin", "database_admin_url"),
+                    ] {
+                        set(&format!("services.{key}"), url(service));
+                    }
+                }
+                _ => {}
+            }
+            services.insert(
+                name,
+                Service {
+                    environment,
+                    operations,
+                    child: None,
+                },
+            );
+        }
+        let mut platform = Self {
+            target,
+            services,
+            directory,
+            _database: database,
+        };
+        for name in SERVICES {
+            platform.launch(name);
+        }
+        for name in SERVICES {
+            platform.wait_ready(name).await;
+        }
+        let target = platform.target.clone();
+        wait_up_to(STARTUP, "the administrator to be made", async || {
+            Api::administrator(&target).await.is_ok()
+        })
+        .await;
+        platform
+    }
+
+    /// Kills a service with SIGKILL.
+    pub async fn kill(&mut self, name: &str) {
+        let mut child = self.services.get_mut(name).unwrap().child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Starts a killed service again and waits until it is ready.
+    pub async fn restart(&mut self, name: &'static str) {
+        self.launch(name);
+        self.wait_ready(name).await;
+    }
+
+    /// A token of the administrator that was good and is no longer: made by a second auth-service whose tokens live for
+    /// one second.
+    pub async fn expired_token(&self) -> String {
+        let (api, operations) = (free_port(), free_port());
+        let mut environment = self.services["auth-service"].environment.clone();
+        environment.insert("KRONOS_HTTP__BIND".into(), format!("127.0.0.1:{api}"));
+        environment.insert("KRONOS_HTTP__OPERATIONS_BIND".into(), format!("127.0.0.1:{operations}"));
+        environment.insert("KRONOS_TOKENS__ACCESS_SECONDS".into(), "1".into());
+        let mut child = self.spawn("auth-service", "short-lived", &environment);
+        let second = Target {
+            gateway: format!("http://127.0.0.1:{api}"),
+            ..self.target.clone()
+        };
+        let login = json!({ "username": second.admin.username, "password": second.admin.password });
+        let api = Api::anonymous(&second).unwrap();
+        let mut token = None;
+        wait_up_to(STARTUP, "a token that lives for a second", async || {
+            token = api
+                .post("/auth/login", &login)
+                .await
+                .ok()
+                .and_then(|answer| answer.text("accessToken").ok());
+            token.is_some()
+        })
+        .await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let token = token.unwrap();
+        let caller = Api::anonymous(&self.target).unwrap().with_token(token.clone());
+        wait_up_to(STARTUP, "the token to expire", async || {
+            caller
+                .get("/users")
+                .await
+                .is_ok_and(|answer| answer.json["code"] == "token_expired")
+        })
+        .await;
+        token
+    }
+
+    fn launch(&mut self, name: &'static str) {
+        let child = self.spawn(name, name, &self.services[name].environment);
+        self.services.get_mut(name).unwrap().child = Some(child);
+    }
+
+    fn spawn(&self, binary: &str, log: &str, environment: &BTreeMap<String, String>) -> Child {
+        let binaries = std::env::current_exe()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .to_owned();
+        let program = binaries.join(binary);
+        assert!(
+            program.exists(),
+            "{} is not built: run `cargo xtask test`",
+            program.display()
+        );
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.join(format!("{log}.log")))
+            .unwrap();
+        let run = self.directory.join(format!("run-{binary}"));
+        fs::create_dir_all(&run).unwrap();
+        Command::new(program)
+            .current_dir(run)
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    async fn wait_ready(&mut self, name: &str) {
+        let service = self.services.get_mut(name).unwrap();
+        let ready = format!("http://127.0.0.1:{}/ready", service.operations);
+        let (log, child) = (
+            self.directory.join(format!("{name}.log")),
+            service.child.as_mut().unwrap(),
+        );
+        wait_up_to(
+            STARTUP,
+            &format!("{name} to be ready, see {}", log.display()),
+            async || {
+                if let Some(status) = child.try_wait().unwrap() {
+                    panic!(
+                        "{name} ended with {status}:\n{}",
+                        fs::read_to_string(&log).unwrap_or_default()
+                    );
+                }
+                reqwest::get(&ready)
+                    .await
+                    .is_ok_and(|response| response.status() == 200)
+            },
+        )
+        .await;
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        for child in self.services.values_mut().filter_map(|service| service.child.as_mut()) {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if !std::thread::panicking() {
+            // The logs of a failed test are kept.
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+fn exposed(secret: &secrecy::SecretString) -> String {
+    use secrecy::ExposeSecret as _;
+    secret.expose_secret().to_owned()
+}
+
+fn pg_dump() -> String {
+    let versioned = "/usr/lib/postgresql/15/bin/pg_dump";
+    if fs::exists(versioned).unwrap_or(false) {
+        versioned.to_owned()
+    } else {
+        "pg_dump".to_owned()
+    }
+}
