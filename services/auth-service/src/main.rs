@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary of auth-service.
+
+fn main() -> std::process::ExitCode {
+    kronos_common::service::main("auth-service", auth_service::DEFAULTS, auth_service::start)
+}

@@ -1,0 +1,142 @@
+//! The configuration: the shared sections and auth-service's own. `config.default.toml` is the reference.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use kronos_common::config::{Http, Identity, Postgres, Rabbit, Redis, Sealing, ServiceConfig, Telemetry};
+use serde::Deserialize;
+
+use crate::network::Networks;
+
+/// Clocks of two machines may differ by so much, in seconds.
+const CLOCK_SKEW_SECONDS: u64 = 60;
+
+/// All of it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub http: Http,
+    pub telemetry: Telemetry,
+    pub postgres: Postgres,
+    pub redis: Redis,
+    pub rabbit: Rabbit,
+    pub identity: Identity,
+    pub sealing: Sealing,
+    pub services: Services,
+    pub passwords: Passwords,
+    pub tokens: Tokens,
+    pub keys: Keys,
+    pub throttle: Throttle,
+    pub bootstrap: Bootstrap,
+}
+
+impl ServiceConfig for Config {
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+/// `[services]`: where the others are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Services {
+    pub user_url: String,
+    pub user_deadline_ms: u64,
+}
+
+/// `[passwords]`: argon2id and its threads.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passwords {
+    pub memory_kib: u32,
+    pub iterations: u32,
+    pub parallelism: u32,
+    /// 0: one less than there are cores, at least one.
+    pub threads: usize,
+    pub queue: usize,
+    pub deadline_ms: u64,
+    pub min_length: usize,
+}
+
+/// `[tokens]`: how long tokens and sessions live.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    pub access_seconds: u64,
+    pub session_idle_seconds: u64,
+    pub session_seconds: u64,
+    pub refresh_grace_seconds: u64,
+}
+
+/// `[keys]`: the life of a signing key.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    pub active_seconds: u64,
+    pub publish_seconds: u64,
+    pub retire_seconds: u64,
+    pub check_seconds: u64,
+    pub jwks_max_age_seconds: u64,
+}
+
+/// `[throttle]`: failed logins.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    pub account_network_failures: u64,
+    pub network_failures: u64,
+    pub window_seconds: u64,
+    pub trusted_proxies: Networks,
+}
+
+/// `[bootstrap]`: what is made at the first start.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    pub file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// The first setting that contradicts another, by name.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let (keys, tokens) = (&self.keys, &self.tokens);
+        ensure!(
+            keys.publish_seconds >= keys.jwks_max_age_seconds + CLOCK_SKEW_SECONDS,
+            "configuration key `keys.publish_seconds`: at least keys.jwks_max_age_seconds and {CLOCK_SKEW_SECONDS} more, \
+             or tokens are signed with a key that nobody knows"
+        );
+        ensure!(
+            keys.retire_seconds >= tokens.access_seconds + CLOCK_SKEW_SECONDS,
+            "configuration key `keys.retire_seconds`: at least tokens.access_seconds and {CLOCK_SKEW_SECONDS} more, or \
+             good tokens are refused"
+        );
+        ensure!(
+            keys.active_seconds > keys.publish_seconds,
+            "configuration key `keys.active_seconds`: more than keys.publish_seconds"
+        );
+        ensure!(
+            (1..=3600).contains(&keys.check_seconds),
+            "configuration key `keys.check_seconds`: 1 to 3600"
+        );
+        ensure!(
+            (30..=86_400).contains(&tokens.access_seconds),
+            "configuration key `tokens.access_seconds`: 30 to 86400"
+        );
+        ensure!(
+            self.passwords.queue > 0,
+            "configuration key `passwords.queue`: at least 1"
+        );
+        ensure!(
+            self.throttle.window_seconds > 0,
+            "configuration key `throttle.window_seconds`: at least 1"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! What one request does across the store, the hashing threads and user-service. No axum: handlers call these and wrap the
+//! answer.
+
+pub(crate) mod clients;
+pub(crate) mod credentials;
+pub(crate) mod login;
+pub(crate) mod refresh;
+pub(crate) mod sessions;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// What a login or a refresh hands out.
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TokenPair {
+    /// For `Authorization: Bearer …`.
+    pub access_token: String,
+    /// For one refresh; it brings the next one.
+    pub refresh_token: String,
+    #[schema(value_type = String, example = "Bearer")]
+    pub token_type: &'static str,
+    /// Life of the access token, in seconds.
+    pub expires_in: i64,
+}

@@ -1,0 +1,82 @@
+//! The routes, by resource.
+
+mod audit;
+mod checks;
+mod clients;
+mod credentials;
+mod discovery;
+mod login;
+mod origin;
+mod sessions;
+mod token;
+
+use axum::http::{HeaderValue, header};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::App;
+
+/// Answers that hold a secret are kept by nobody (RFC 6749 section 5.1).
+const NO_STORE: [(header::HeaderName, HeaderValue); 1] =
+    [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+
+/// All of them.
+pub(crate) fn all() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(login::log_in))
+        .routes(routes!(login::refresh))
+        .routes(routes!(login::log_out))
+        .routes(routes!(sessions::list_sessions, sessions::end_sessions))
+        .routes(routes!(sessions::end_session))
+        .routes(routes!(checks::verify_token))
+        .routes(routes!(checks::check_access))
+        .routes(routes!(credentials::put_credentials, credentials::delete_credentials))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(token::issue_token))
+        .routes(routes!(clients::list_clients, clients::create_client))
+        .routes(routes!(clients::get_client, clients::delete_client))
+        .routes(routes!(clients::rotate_client_secret))
+        .routes(routes!(discovery::get_jwks))
+        .routes(routes!(discovery::get_openid_configuration))
+        .routes(routes!(discovery::get_oauth_metadata))
+}
+
+/// The permissions that handlers ask for.
+mod permissions {
+    use kronos_common::identity::Permission;
+
+    pub(super) struct CanVerifyTokens;
+
+    impl Permission for CanVerifyTokens {
+        const NAME: &'static str = "tokens:verify";
+    }
+
+    pub(super) struct CanCheckAccess;
+
+    impl Permission for CanCheckAccess {
+        const NAME: &'static str = "access:check";
+    }
+
+    pub(super) struct CanReadClients;
+
+    impl Permission for CanReadClients {
+        const NAME: &'static str = "clients:read";
+    }
+
+    pub(super) struct CanWriteClients;
+
+    impl Permission for CanWriteClients {
+        const NAME: &'static str = "clients:write";
+    }
+
+    pub(super) struct CanWriteCredentials;
+
+    impl Permission for CanWriteCredentials {
+        const NAME: &'static str = "credentials:write";
+    }
+
+    pub(super) struct CanReadAudit;
+
+    impl Permission for CanReadAudit {
+        const NAME: &'static str = "audit:read";
+    }
+}

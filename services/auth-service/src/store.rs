@@ -1,0 +1,31 @@
+//! Every SQL statement, and the failure counters in Redis. No HTTP, no rule.
+
+pub(crate) mod audit;
+pub(crate) mod clients;
+pub(crate) mod credentials;
+pub(crate) mod grants;
+pub(crate) mod keys;
+pub(crate) mod sessions;
+pub(crate) mod throttle;
+
+use sqlx::PgConnection;
+
+/// Locks that make instances take turns; held until the end of the transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Turn {
+    Keys,
+    Bootstrap,
+}
+
+/// Waits for the turn.
+pub(crate) async fn take_turn(connection: &mut PgConnection, turn: Turn) -> sqlx::Result<()> {
+    let name = match turn {
+        Turn::Keys => "auth-service.keys",
+        Turn::Bootstrap => "auth-service.bootstrap",
+    };
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(name)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The table `sessions`. A refresh is one compare-and-set on one row; logout, reuse and expiry take the same row.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::refresh_token::FamilyState;
+
+/// A row.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(crate) struct Session {
+    pub id: Uuid,
+    pub user_id: Uuid,
+    pub client_id: String,
+    pub device: Option<String>,
+    pub generation: i64,
+    pub rotated_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    pub last_used_at: DateTime<Utc>,
+    pub idle_expires_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+impl Session {
+    /// What the rule of refresh tokens looks at.
+    pub(crate) fn family(&self) -> FamilyState {
+        FamilyState {
+            generation: self.generation.unsigned_abs(),
+            rotated_at: self.rotated_at,
+            ended: self.ended_at.is_some(),
+            expires_at: self.expires_at,
+            idle_expires_at: self.idle_expires_at,
+        }
+    }
+}
+
+/// A login.
+pub(crate) struct NewSession<'a> {
+    pub id: Uuid,
+    pub user_id: Uuid,
+    pub client_id: &'a str,
+    pub device: Option<&'a str>,
+    pub now: DateTime<Utc>,
+    pub idle_expires_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Starts a session, if the user's credentials are still there and not disabled: a login that was under way must not outlive
+/// them. The row lock makes this and an ending wait for each other.
+pub(crate) async fn create(connection: &mut PgConnection, new: &NewSession<'_>) -> sqlx::Result<bool> {
+    let created = sqlx::query(
+        "insert into sessions
+             (id, user_id, client_id, device, rotated_at, created_at, last_used_at, idle_expires_at, expires_at)
+         select $1, user_id, $3, $4, $5, $5, $5, $6, $7
+         from credentials where user_id = $2 and not disabled for share",
+    )
+    .bind(new.id)
+    .bind(new.user_id)
+    .bind(new.client_id)
+    .bind(new.device)
+    .bind(new.now)
+    .bind(new.idle_expires_at)
+    .bind(new.expires_at)
+    .execute(connection)
+    .await?;
+    Ok(created.rows_affected() > 0)
+}
+
+pub(crate) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<Option<Session>> {
+    sqlx::query_as(
+        "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
+             expires_at, ended_at
+         from sessions where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(executor)
+    .await
+}
+
+/// The next generation, if `generation` is still the current one and the session goes on.
+pub(crate) async fn rotate(
+    pool: &PgPool,
+    id: Uuid,
+    generation: i64,
+    now: DateTime<Utc>,
+    idle_expires_at: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let rotated = sqlx::query(
+        "update sessions
+         set generation = generation + 1, rotated_at = $3, last_used_at = $3, idle_expires_at = least(expires_at, $4)
+         where id = $1 and generation = $2 and ended_at is null and expires_at > $3 and idle_expires_at > $3",
+    )
+    .bind(id)
+    .bind(generation)
+    .bind(now)
+    .bind(idle_expires_at)
+    .execute(pool)
+    .await?;
+    Ok(rotated.rows_affected() > 0)
+}
+
+/// Ends one session; says whether it was alive.
+pub(crate) async fn end(
+    connection: &mut PgConnection,
+    id: Uuid,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let ended = sqlx::query("update sessions set ended_at = $2, end_reason = $3 where id = $1 and ended_at is null")
+        .bind(id)
+        .bind(now)
+        .bind(reason)
+        .execute(connection)
+        .await?;
+    Ok(ended.rows_affected() > 0)
+}
+
+/// Ends all of a user's; says which.
+pub(crate) async fn end_all(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "update sessions set ended_at = $2, end_reason = $3 where user_id = $1 and ended_at is null returning id",
+    )
+    .bind(user_id)
+    .bind(now)
+    .bind(reason)
+    .fetch_all(connection)
+    .await
+}
+
+/// A user's living sessions, newest first.
+pub(crate) async fn list(
+    pool: &PgPool,
+    user_id: Uuid,
+    now: DateTime<Utc>,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> sqlx::Result<Vec<Session>> {
+    let (created_at, id) = after.unzip();
+    sqlx::query_as(
+        "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
+             expires_at, ended_at
+         from sessions
+         where user_id = $1 and ended_at is null and expires_at > $2 and idle_expires_at > $2
+             and ($3::timestamptz is null or (created_at, id) < ($3, $4))
+         order by created_at desc, id desc limit $5",
+    )
+    .bind(user_id)
+    .bind(now)
+    .bind(created_at)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Removes rows whose tokens nobody can hold any more, a few at a time; says how many.
+pub(crate) async fn forget(pool: &PgPool, before: DateTime<Utc>) -> sqlx::Result<u64> {
+    let deleted = sqlx::query(
+        "delete from sessions where id in (select id from sessions where expires_at < $1 order by expires_at limit 1000)",
+    )
+    .bind(before)
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected())
+}

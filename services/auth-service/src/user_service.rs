@@ -1,0 +1,165 @@
+//! Asks user-service what a user may do, with a deadline; keeps the answers, and goes by the last one while it is away.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::Utc;
+use kronos_common::{
+    identity::{Client, ClientError, ServiceToken},
+    problem::Problem,
+    service,
+};
+use sqlx::PgPool;
+use url::form_urlencoded;
+use uuid::Uuid;
+
+use crate::{
+    config,
+    grants::{Decision, Grants, KnownGrants, judge_last_known},
+    store,
+    tokens::Issuer,
+};
+
+/// What a caller is told to wait when the rights cannot be known.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The client of user-service; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct UserService {
+    client: Client,
+    pool: PgPool,
+}
+
+/// What is known of a user's rights.
+#[derive(Debug)]
+pub(crate) enum Rights {
+    /// user-service said so just now.
+    Live(Grants),
+    /// It does not answer; this it said before.
+    LastKnown(KnownGrants),
+    /// It says that there is no such user.
+    Gone,
+    /// It does not answer, and never said anything of this user that still holds.
+    Unknown,
+}
+
+impl Rights {
+    /// The rights to put in a token; nothing if the user must not have one.
+    ///
+    /// # Errors
+    /// 503 if they cannot be known now.
+    pub(crate) fn usable(self) -> Result<Option<Grants>, Problem> {
+        match self {
+            Self::Live(grants) => Ok(Some(grants).filter(|grants| !grants.disabled)),
+            Self::LastKnown(known) if known.disabled => Ok(None),
+            Self::LastKnown(known) if !known.is_outdated() => Ok(Some(known.into())),
+            Self::Gone => Ok(None),
+            Self::LastKnown(_) | Self::Unknown => Err(Problem::unavailable("user administration", RETRY_AFTER)),
+        }
+    }
+}
+
+impl UserService {
+    /// A client that calls under this service's own, self-signed token.
+    ///
+    /// # Errors
+    /// A URL that is none.
+    pub(crate) fn new(
+        config: &config::Services,
+        issuer: Issuer,
+        pool: PgPool,
+        context: &service::Context,
+    ) -> anyhow::Result<Self> {
+        let token = ServiceToken::own(move || {
+            let issuer = issuer.clone();
+            Box::pin(async move {
+                let life = Duration::from_secs(issuer.access_seconds().unsigned_abs());
+                Ok((issuer.issue_own(Utc::now()), life))
+            })
+        });
+        let client = Client::new(&config.user_url, token, context)
+            .context("configuration key `services.user_url`")?
+            .with_deadline(Duration::from_millis(config.user_deadline_ms));
+        Ok(Self { client, pool })
+    }
+
+    /// The user's grants, from user-service alone: `None` if there is no such user.
+    ///
+    /// # Errors
+    /// It does not answer, or not as expected.
+    pub(crate) async fn grants(&self, user_id: Uuid) -> Result<Option<Grants>, ClientError> {
+        match self.client.get::<Grants>(&format!("/users/{user_id}/grants")).await {
+            Ok(grants) => Ok(Some(grants)),
+            Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The user's rights, live or as last known.
+    ///
+    /// # Errors
+    /// The database.
+    pub(crate) async fn rights(&self, user_id: Uuid) -> Result<Rights, Problem> {
+        match self.grants(user_id).await {
+            Ok(Some(grants)) => {
+                store::grants::save(&self.pool, &grants, Utc::now()).await?;
+                Ok(Rights::Live(grants))
+            }
+            Ok(None) => Ok(Rights::Gone),
+            Err(error) => {
+                log_absence(&error);
+                let known = store::grants::find(&self.pool, user_id).await?;
+                Ok(known.map_or(Rights::Unknown, Rights::LastKnown))
+            }
+        }
+    }
+
+    /// Whether the user may, and why; says so if it is judged by what was last known.
+    ///
+    /// # Errors
+    /// The database.
+    pub(crate) async fn check(
+        &self,
+        user_id: Uuid,
+        permission: &str,
+        resource: Option<&str>,
+    ) -> Result<Decision, Problem> {
+        let path = format!("/users/{user_id}/access?{}", access_query(permission, resource));
+        match self.client.get::<Decision>(&path).await {
+            Ok(decision) => Ok(decision),
+            Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => {
+                Ok(Decision::deny("there is no such user"))
+            }
+            Err(error) => {
+                log_absence(&error);
+                let known = store::grants::find(&self.pool, user_id).await?;
+                Ok(judge_last_known(known.as_ref(), permission, resource, Utc::now()))
+            }
+        }
+    }
+}
+
+fn access_query(permission: &str, resource: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("permission", permission);
+    if let Some(resource) = resource {
+        query.append_pair("resource", resource);
+    }
+    query.finish()
+}
+
+fn log_absence(error: &ClientError) {
+    // Away is expected and degrades; anything else is a mistake of configuration or contract.
+    let text = format!("{:#}", anyhow::anyhow!("{error}"));
+    if error.is_away() {
+        tracing::warn!(
+            error = text,
+            "user-service does not answer, going by what was last known"
+        );
+    } else {
+        tracing::error!(
+            error = text,
+            "user-service answers unexpectedly, going by what was last known"
+        );
+    }
+}
