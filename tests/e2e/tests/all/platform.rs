@@ -16,7 +16,7 @@ use kronos_testkit::{Stores, TestDatabase, test_kafka, test_redis, test_vhost, u
 use serde_json::{Value, json};
 
 /// In the order in which they start.
-pub const SERVICES: [&str; 7] = [
+pub(crate) const SERVICES: [&str; 7] = [
     "auth-service",
     "user-service",
     "log-service",
@@ -54,9 +54,9 @@ struct Service {
 }
 
 /// A running platform.
-pub struct Platform {
+pub(crate) struct Platform {
     /// Where it is and who may call it.
-    pub target: Target,
+    pub(crate) target: Target,
     services: BTreeMap<&'static str, Service>,
     directory: PathBuf,
     _database: TestDatabase,
@@ -64,7 +64,7 @@ pub struct Platform {
 
 impl Platform {
     /// Starts all seven and waits until they are ready and the administrator can log in.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let database = TestDatabase::create().await;
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique("platform"));
         fs::create_dir_all(&directory).unwrap();
@@ -210,21 +210,21 @@ impl Platform {
     }
 
     /// Kills a service with SIGKILL.
-    pub async fn kill(&mut self, name: &str) {
+    pub(crate) async fn kill(&mut self, name: &str) {
         let mut child = self.services.get_mut(name).unwrap().child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// Starts a killed service again and waits until it is ready.
-    pub async fn restart(&mut self, name: &'static str) {
+    pub(crate) async fn restart(&mut self, name: &'static str) {
         self.launch(name);
         self.wait_ready(name).await;
     }
 
     /// A token of the administrator that was good and is no longer: made by a second auth-service whose tokens live for
     /// one second.
-    pub async fn expired_token(&self) -> String {
+    pub(crate) async fn expired_token(&self) -> String {
         let (api, operations) = (free_port(), free_port());
         let mut environment = self.services["auth-service"].environment.clone();
         environment.insert("KRONOS_HTTP__BIND".into(), format!("127.0.0.1:{api}"));
