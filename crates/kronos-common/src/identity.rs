@@ -14,7 +14,7 @@ pub mod verifier;
 pub use claims::Claims;
 pub use client::{Client, ClientError};
 pub use jwks::JwkSet;
-pub use permission::{Allowed, Caller, Permission, permission_matches};
+pub use permission::{Allowed, Caller, Permission, permission_matches, resource_matches};
 pub use revocation::{Revocation, Revocations};
 pub use revocation_publisher::RevocationPublisher;
 pub use service_token::ServiceToken;

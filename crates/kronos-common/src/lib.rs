@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod identity;
 pub mod kafka;
 pub mod log_shipping;
+pub mod name;
 mod operations;
 pub mod outbox;
 pub mod page;

@@ -32,17 +32,32 @@ const LONGEST_KEY: usize = 255;
 /// # Errors
 /// Those of the statement; an event of more than 1 MiB or with a type of more than 255 bytes is an `Encode` error.
 pub async fn insert(connection: &mut PgConnection, event: &Event) -> Result<(), sqlx::Error> {
-    let encoded = event.encode();
-    if encoded.len() > LARGEST || event.type_.len() > LONGEST_KEY {
-        return Err(sqlx::Error::Encode(
-            format!("event {} is too large for the broker", event.type_).into(),
-        ));
+    insert_all(connection, std::slice::from_ref(event)).await
+}
+
+/// Writes many events in the caller's transaction, with one statement for each thousand.
+///
+/// # Errors
+/// As [`insert`].
+pub async fn insert_all(connection: &mut PgConnection, events: &[Event]) -> Result<(), sqlx::Error> {
+    for chunk in events.chunks(1_000) {
+        let mut keys = Vec::with_capacity(chunk.len());
+        let mut encoded = Vec::with_capacity(chunk.len());
+        for event in chunk {
+            let text = event.encode();
+            if text.len() > LARGEST || event.type_.len() > LONGEST_KEY {
+                let refused = format!("event {} is too large for the broker", event.type_);
+                return Err(sqlx::Error::Encode(refused.into()));
+            }
+            keys.push(event.type_.as_str());
+            encoded.push(text);
+        }
+        sqlx::query("insert into outbox (routing_key, event) select * from unnest($1::text[], $2::text[])")
+            .bind(keys)
+            .bind(encoded)
+            .execute(&mut *connection)
+            .await?;
     }
-    sqlx::query("insert into outbox (routing_key, event) values ($1, $2)")
-        .bind(&event.type_)
-        .bind(encoded)
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

@@ -154,6 +154,18 @@ pub fn permission_matches(granted: &str, wanted: &str) -> bool {
     }
 }
 
+/// Whether a right on `pattern` covers `resource`. A pattern is a resource, such as `robot:R-42`, or all that is below one:
+/// `customer:17/*` covers `customer:17/robot:R-42`, and not `customer:17` itself.
+pub fn resource_matches(pattern: &str, resource: &str) -> bool {
+    match pattern.strip_suffix("/*") {
+        Some(above) => resource
+            .strip_prefix(above)
+            .and_then(|below| below.strip_prefix('/'))
+            .is_some_and(|below| !below.is_empty()),
+        None => pattern == resource,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
@@ -179,6 +191,23 @@ mod tests {
             ("Logs:read", "logs:read", false),
         ] {
             assert_eq!(permission_matches(granted, wanted), expected, "{granted} for {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_right_on_a_resource_covers_it_or_all_that_is_below() {
+        for (pattern, resource, expected) in [
+            ("robot:R-42", "robot:R-42", true),
+            ("robot:R-42", "robot:R-4", false),
+            ("robot:R-4", "robot:R-42", false),
+            ("customer:17/*", "customer:17/robot:R-42", true),
+            ("customer:17/*", "customer:17/a/b", true),
+            ("customer:17/*", "customer:17", false),
+            ("customer:17/*", "customer:17/", false),
+            ("customer:17/*", "customer:170/a", false),
+            ("customer:1/*", "customer:17/a", false),
+        ] {
+            assert_eq!(resource_matches(pattern, resource), expected, "{pattern} for {resource}");
         }
     }
 
