@@ -15,21 +15,13 @@ use crate::{instance::root, progress::Said};
 pub(crate) fn build_release(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
     let root = root()?;
     // One selection of packages for all commands, so that none rebuilds what another has built.
-    build(
-        &["build", "--release", "--workspace", "--exclude", "xtask", "--bins"],
-        said,
-        stop,
-    )?;
+    build(&["build", "--release", "--workspace", "--exclude", "xtask", "--bins"], said, stop)?;
     Ok(root.join("target/release"))
 }
 
 /// Builds database-admin as the tests' build does; returns its binary.
 pub(crate) fn build_database_admin(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
-    build(
-        &["build", "--package", "database-admin", "--bin", "database-admin"],
-        said,
-        stop,
-    )?;
+    build(&["build", "--package", "database-admin", "--bin", "database-admin"], said, stop)?;
     Ok(root()?.join("target/debug/database-admin"))
 }
 
@@ -112,15 +104,7 @@ fn for_each_line(from: impl Read, mut each: impl FnMut(&str) -> bool) {
 /// What is worth showing of a line that cargo redraws: `Building [===> ] 12/345: serde, tokio` is `12/345 serde, tokio`.
 fn progress_of(line: &str) -> Option<String> {
     let line = line.trim_start_matches("\x1b[K").trim();
-    let verbs = [
-        "Compiling ",
-        "Downloading ",
-        "Downloaded ",
-        "Updating ",
-        "Blocking ",
-        "Locking ",
-        "Finished ",
-    ];
+    let verbs = ["Compiling ", "Downloading ", "Downloaded ", "Updating ", "Blocking ", "Locking ", "Finished "];
     if let Some((_, counted)) = line.strip_prefix("Building [").and_then(|rest| rest.split_once("] ")) {
         return Some(counted.replacen(':', "", 1).trim_end().to_owned());
     }
@@ -133,14 +117,8 @@ mod tests {
 
     #[test]
     fn the_bar_is_shown_as_numbers_and_errors_are_kept() {
-        assert_eq!(
-            progress_of("    Building [====>   ] 12/345: serde, tokio").unwrap(),
-            "12/345 serde, tokio"
-        );
-        assert_eq!(
-            progress_of("   Compiling serde v1.0.0").unwrap(),
-            "Compiling serde v1.0.0"
-        );
+        assert_eq!(progress_of("    Building [====>   ] 12/345: serde, tokio").unwrap(), "12/345 serde, tokio");
+        assert_eq!(progress_of("   Compiling serde v1.0.0").unwrap(), "Compiling serde v1.0.0");
         assert_eq!(progress_of("error[E0599]: no method named `x`"), None);
     }
 

@@ -32,15 +32,7 @@ fn ci_phases(phases: &mut Phases) -> anyhow::Result<()> {
     phases.run("format", || run(cargo()?.args(["fmt", "--all", "--check"])))?;
     phases.run("tidy", tidy::tidy)?;
     phases.run("clippy", || {
-        run(cargo()?.args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
     })?;
     if has_cargo_deny() {
         phases.run("deny", || run(cargo()?.args(["deny", "--log-level", "error", "check"])))?;
@@ -68,11 +60,7 @@ fn test_phases(phases: &mut Phases, all: bool, package: Option<&str>, filters: &
     };
     let outcome = phases
         .run("build", || run(command()?.args(["--quiet", "--no-run"])))
-        .and_then(|()| {
-            phases.run("tests", || {
-                run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(filters))
-            })
-        });
+        .and_then(|()| phases.run("tests", || run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(filters))));
     if fresh {
         phases.run("stop stores", || stores::stop_test_stores(&Instance::lock(TEST)?))?;
     }
@@ -87,10 +75,6 @@ fn cargo() -> anyhow::Result<Command> {
 
 fn has_cargo_deny() -> bool {
     let mut command = Command::new("cargo");
-    command
-        .args(["deny", "--version"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["deny", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

@@ -20,10 +20,7 @@ use crate::process::{self, Process};
 /// The workspace's root folder: the nearest one above the current folder that holds this crate.
 pub(crate) fn root() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("read the current folder")?;
-    let Some(root) = here
-        .ancestors()
-        .find(|dir| dir.join("crates/xtask/Cargo.toml").is_file())
-    else {
+    let Some(root) = here.ancestors().find(|dir| dir.join("crates/xtask/Cargo.toml").is_file()) else {
         bail!("{} is not inside a clone of Kronos", here.display());
     };
     Ok(root.to_owned())
@@ -63,11 +60,7 @@ impl Instance {
     pub(crate) fn look(name: &str) -> anyhow::Result<Self> {
         let dir = root()?.join(".kronos").join(name);
         let processes = read_json(&dir.join("processes.json"))?.unwrap_or_default();
-        Ok(Self {
-            dir,
-            processes: Mutex::new(processes),
-            lock: None,
-        })
+        Ok(Self { dir, processes: Mutex::new(processes), lock: None })
     }
 
     /// Lets other commands work on the instance, while this one goes on looking.
@@ -167,8 +160,7 @@ pub(crate) fn give_to(path: &Path, user: &str) -> anyhow::Result<()> {
 
 /// Whether any user may pass through this folder and those above it.
 fn others_may_pass(dir: &Path) -> bool {
-    dir.ancestors()
-        .all(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
+    dir.ancestors().all(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
 }
 
 /// Generated passwords and keys, kept in one file that only its owner may read.
@@ -218,9 +210,7 @@ pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 /// `None` if there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(Some(
-            serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?,
-        )),
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }

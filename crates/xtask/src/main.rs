@@ -1,11 +1,7 @@
 //! `cargo xtask`: all automation of the workspace. It starts and stops the platform, runs the tests and checks the rules;
 //! it holds no logic that the services need at run time.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line tool speaks on its standard streams"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its standard streams")]
 
 mod cargo;
 mod checks;
@@ -137,12 +133,7 @@ fn main() -> ExitCode {
 /// Runs a program of `tests/e2e` against the platform.
 fn program(name: &str, arguments: Vec<String>) -> anyhow::Result<()> {
     platform::run_against(|binaries, target| {
-        phases::run(
-            Command::new(binaries.join(name))
-                .arg("--target")
-                .arg(target)
-                .args(&arguments),
-        )
+        phases::run(Command::new(binaries.join(name)).arg("--target").arg(target).args(&arguments))
     })
 }
 

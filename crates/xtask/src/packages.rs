@@ -18,57 +18,21 @@ struct Need {
 }
 
 const BUILD: &[Need] = &[
-    Need {
-        file: "/usr/bin/gcc",
-        package: "gcc",
-    },
-    Need {
-        file: "/usr/bin/g++",
-        package: "g++",
-    },
-    Need {
-        file: "/usr/bin/make",
-        package: "make",
-    },
-    Need {
-        file: "/usr/bin/cmake",
-        package: "cmake",
-    },
-    Need {
-        file: "/usr/bin/pkg-config",
-        package: "pkg-config",
-    },
-    Need {
-        file: "/usr/include/openssl/ssl.h",
-        package: "libssl-dev",
-    },
-    Need {
-        file: "/usr/include/zlib.h",
-        package: "zlib1g-dev",
-    },
+    Need { file: "/usr/bin/gcc", package: "gcc" },
+    Need { file: "/usr/bin/g++", package: "g++" },
+    Need { file: "/usr/bin/make", package: "make" },
+    Need { file: "/usr/bin/cmake", package: "cmake" },
+    Need { file: "/usr/bin/pkg-config", package: "pkg-config" },
+    Need { file: "/usr/include/openssl/ssl.h", package: "libssl-dev" },
+    Need { file: "/usr/include/zlib.h", package: "zlib1g-dev" },
 ];
 
 const RUN: &[Need] = &[
-    Need {
-        file: "/usr/lib/postgresql/15/bin/postgres",
-        package: "postgresql-15",
-    },
-    Need {
-        file: "/usr/bin/redis-server",
-        package: "redis-server",
-    },
-    Need {
-        file: "/usr/lib/rabbitmq/bin/rabbitmq-server",
-        package: "rabbitmq-server",
-    },
-    Need {
-        file: "/usr/bin/javac",
-        package: "openjdk-17-jdk-headless",
-    },
-    Need {
-        file: "/usr/bin/mvn",
-        package: "maven",
-    },
+    Need { file: "/usr/lib/postgresql/15/bin/postgres", package: "postgresql-15" },
+    Need { file: "/usr/bin/redis-server", package: "redis-server" },
+    Need { file: "/usr/lib/rabbitmq/bin/rabbitmq-server", package: "rabbitmq-server" },
+    Need { file: "/usr/bin/javac", package: "openjdk-17-jdk-headless" },
+    Need { file: "/usr/bin/mvn", package: "maven" },
 ];
 
 /// Debian's answer to "may this package start its service?", read by every package's installation script: 101 is no.
@@ -91,23 +55,13 @@ pub(crate) fn ensure(progress: &Progress) -> anyhow::Result<()> {
 }
 
 fn missing<'a>(needs: &[&'a Need], exists: impl Fn(&str) -> bool) -> Vec<&'a str> {
-    needs
-        .iter()
-        .filter(|need| !exists(need.file))
-        .map(|need| need.package)
-        .collect()
+    needs.iter().filter(|need| !exists(need.file)).map(|need| need.package).collect()
 }
 
 fn install(packages: &[&str]) -> anyhow::Result<()> {
-    let line = format!(
-        "apt-get update && apt-get install -y --no-install-recommends {}",
-        packages.join(" ")
-    );
+    let line = format!("apt-get update && apt-get install -y --no-install-recommends {}", packages.join(" "));
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "these Debian packages are missing, and there is no apt-get here: {}",
-            packages.join(" ")
-        );
+        bail!("these Debian packages are missing, and there is no apt-get here: {}", packages.join(" "));
     }
     let sudo = if process::is_root() {
         false
@@ -134,23 +88,13 @@ fn install(packages: &[&str]) -> anyhow::Result<()> {
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = text.lines().collect();
-        bail!(
-            "apt-get failed; try it by hand:\n  {line}\n{}",
-            lines[lines.len().saturating_sub(8)..].join("\n")
-        );
+        bail!("apt-get failed; try it by hand:\n  {line}\n{}", lines[lines.len().saturating_sub(8)..].join("\n"));
     }
     // A package may have been installed by an alternative name: what counts is that the files are there now.
-    let needs: Vec<&Need> = BUILD
-        .iter()
-        .chain(RUN)
-        .filter(|need| packages.contains(&need.package))
-        .collect();
+    let needs: Vec<&Need> = BUILD.iter().chain(RUN).filter(|need| packages.contains(&need.package)).collect();
     let still = missing(&needs, |file| fs::metadata(file).is_ok());
     if !still.is_empty() {
-        bail!(
-            "apt-get went through, and yet the files of {} are missing",
-            still.join(" ")
-        );
+        bail!("apt-get went through, and yet the files of {} are missing", still.join(" "));
     }
     Ok(())
 }

@@ -15,10 +15,7 @@ pub(crate) struct Phases {
 
 impl Phases {
     pub(crate) fn new() -> Self {
-        Self {
-            begun: Instant::now(),
-            taken: Vec::new(),
-        }
+        Self { begun: Instant::now(), taken: Vec::new() }
     }
 
     pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -42,26 +39,16 @@ impl Phases {
 
 fn seconds(time: Duration) -> String {
     let (minutes, rest) = (time.as_secs() / 60, time.as_secs_f64() % 60.0);
-    if minutes == 0 {
-        format!("{rest:.1} s")
-    } else {
-        format!("{minutes} min {rest:.0} s")
-    }
+    if minutes == 0 { format!("{rest:.1} s") } else { format!("{minutes} min {rest:.0} s") }
 }
 
 /// Runs a command whose output the user sees.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let line = format!("{command:?}").replace('"', "");
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("run {line}"))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("run {line}"))?;
     if !status.success() {
         let name = command.get_program().to_string_lossy().into_owned();
-        let args: Vec<_> = command
-            .get_args()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect();
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
         bail!("`{name} {}` ended with {status}", args.join(" "));
     }
     Ok(())

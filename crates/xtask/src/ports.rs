@@ -25,10 +25,7 @@ impl Ports {
         let mut bytes = [0; 2];
         fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
         let count = PRIVATE.end - PRIVATE.start;
-        Ok(Self {
-            next: PRIVATE.start + u16::from_le_bytes(bytes) % count,
-            left: count,
-        })
+        Ok(Self { next: PRIVATE.start + u16::from_le_bytes(bytes) % count, left: count })
     }
 
     /// # Errors
@@ -37,11 +34,7 @@ impl Ports {
         while self.left > 0 {
             let port = self.next;
             self.left -= 1;
-            self.next = if port + 1 == PRIVATE.end {
-                PRIVATE.start
-            } else {
-                port + 1
-            };
+            self.next = if port + 1 == PRIVATE.end { PRIVATE.start } else { port + 1 };
             if is_free(port) {
                 return Ok(port);
             }
@@ -93,10 +86,7 @@ pub(crate) fn holder(port: u16) -> anyhow::Result<Option<Holder>> {
             continue;
         };
         if holds(&entry.path(), &sockets) {
-            return Ok(Some(Holder {
-                pid,
-                command: command_of(&entry.path()),
-            }));
+            return Ok(Some(Holder { pid, command: command_of(&entry.path()) }));
         }
     }
     Ok(None)
@@ -108,11 +98,7 @@ fn holds(process: &Path, sockets: &[String]) -> bool {
     };
     open.flatten()
         .filter_map(|fd| fs::read_link(fd.path()).ok())
-        .any(|target| {
-            target
-                .to_str()
-                .is_some_and(|target| sockets.iter().any(|socket| socket == target))
-        })
+        .any(|target| target.to_str().is_some_and(|target| sockets.iter().any(|socket| socket == target)))
 }
 
 fn command_of(process: &Path) -> String {
@@ -120,10 +106,7 @@ fn command_of(process: &Path) -> String {
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     let line = line.trim();
     if line.is_empty() {
-        fs::read_to_string(process.join("comm"))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
+        fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned()
     } else {
         line.chars().take(120).collect()
     }
@@ -171,10 +154,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         assert_eq!(holder(port).unwrap().map(|holder| holder.pid), Some(std::process::id()));
         let error = ensure_free(port, "the gateway").unwrap_err().to_string();
-        assert!(
-            error.contains(&std::process::id().to_string()) && error.contains("the gateway"),
-            "{error}"
-        );
+        assert!(error.contains(&std::process::id().to_string()) && error.contains("the gateway"), "{error}");
     }
 
     #[test]

@@ -84,9 +84,7 @@ pub(crate) fn spawn(spec: &Spec) -> anyhow::Result<(Process, Child)> {
         Some(user) => {
             // Becomes the program in place: the pid stays.
             let mut command = Command::new("setpriv");
-            command
-                .args(["--reuid", user, "--regid", user, "--init-groups", "--"])
-                .arg(&spec.program);
+            command.args(["--reuid", user, "--regid", user, "--init-groups", "--"]).arg(&spec.program);
             command
         }
         None => Command::new(&spec.program),
@@ -99,17 +97,9 @@ pub(crate) fn spawn(spec: &Spec) -> anyhow::Result<(Process, Child)> {
     }
     command.envs(&spec.env).current_dir(&spec.dir).stdin(Stdio::null());
     command.stdout(log.try_clone()?).stderr(log).process_group(0);
-    let child = command
-        .spawn()
-        .with_context(|| format!("start {} ({})", spec.name, spec.program.display()))?;
+    let child = command.spawn().with_context(|| format!("start {} ({})", spec.name, spec.program.display()))?;
     let started = stat(child.id()).map_or(0, |stat| stat.started);
-    let process = Process {
-        name: spec.name.clone(),
-        pid: child.id(),
-        started,
-        log: spec.log.clone(),
-        stop: spec.stop,
-    };
+    let process = Process { name: spec.name.clone(), pid: child.id(), started, log: spec.log.clone(), stop: spec.stop };
     Ok((process, child))
 }
 
@@ -126,19 +116,10 @@ pub(crate) fn wait_ready(
             return Ok(());
         }
         if let Some(status) = child.try_wait()? {
-            bail!(
-                "{} ended ({status}) before it was ready{}",
-                process.name,
-                log_excerpt(&process.log)
-            );
+            bail!("{} ended ({status}) before it was ready{}", process.name, log_excerpt(&process.log));
         }
         if started.elapsed() > deadline {
-            bail!(
-                "{} was not ready after {} s{}",
-                process.name,
-                deadline.as_secs(),
-                log_excerpt(&process.log)
-            );
+            bail!("{} was not ready after {} s{}", process.name, deadline.as_secs(), log_excerpt(&process.log));
         }
         pause(Duration::from_millis(40));
     }
@@ -187,10 +168,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut columns = rest.split_whitespace();
     let state = columns.next()?;
     let started = columns.nth(18)?.parse().ok()?;
-    Some(Stat {
-        started,
-        ended: matches!(state, "Z" | "X" | "x"),
-    })
+    Some(Stat { started, ended: matches!(state, "Z" | "X" | "x") })
 }
 
 /// The last lines of a log, indented, and where it is: for the end of an error message.
@@ -213,10 +191,7 @@ pub(crate) fn tail(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
     file.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(|&line| line.to_owned())
-        .collect())
+    Ok(lines[lines.len().saturating_sub(count)..].iter().map(|&line| line.to_owned()).collect())
 }
 
 /// User and group id of a system user, from `/etc/passwd`.
@@ -259,10 +234,7 @@ mod tests {
         let spec = Spec {
             name: "stubborn".into(),
             program: "sh".into(),
-            args: vec![
-                "-c".into(),
-                "trap '' TERM; sleep 60 & echo ready; wait; sleep 60".into(),
-            ],
+            args: vec!["-c".into(), "trap '' TERM; sleep 60 & echo ready; wait; sleep 60".into()],
             env: BTreeMap::new(),
             dir,
             user: None,
@@ -275,16 +247,9 @@ mod tests {
         })
         .unwrap();
         assert!(process.is_alive());
-        assert_eq!(
-            stop_all(std::slice::from_ref(&process), Duration::from_millis(100)),
-            ["stubborn"]
-        );
+        assert_eq!(stop_all(std::slice::from_ref(&process), Duration::from_millis(100)), ["stubborn"]);
         assert!(!process.is_alive());
-        let other = Process {
-            started: process.started + 1,
-            pid: std::process::id(),
-            ..process
-        };
+        let other = Process { started: process.started + 1, pid: std::process::id(), ..process };
         assert!(!other.is_alive(), "a process with a reused pid is another process");
         fs::remove_file(log).unwrap();
     }

@@ -74,16 +74,8 @@ impl Progress {
                 }
             }
         });
-        let ticker = Arc::new(Ticker {
-            stop,
-            thread: Mutex::new(Some(thread)),
-        });
-        Self {
-            board,
-            terminal,
-            begun: Instant::now(),
-            ticker,
-        }
+        let ticker = Arc::new(Ticker { stop, thread: Mutex::new(Some(thread)) });
+        Self { board, terminal, begun: Instant::now(), ticker }
     }
 
     /// Seconds since the display began.
@@ -98,34 +90,17 @@ impl Progress {
             board.next_id += 1;
             let id = board.next_id;
             let (name, detail) = (name.to_owned(), String::new());
-            board.running.push(Step {
-                id,
-                name,
-                detail,
-                started,
-                reminded: started,
-            });
+            board.running.push(Step { id, name, detail, started, reminded: started });
             id
         });
-        let said = Said {
-            progress: self.clone(),
-            id,
-        };
+        let said = Said { progress: self.clone(), id };
         let outcome = work(&said);
         let seconds = started.elapsed().as_secs_f64();
         self.with(|board| {
             board.erase();
-            let index = board
-                .running
-                .iter()
-                .position(|step| step.id == id)
-                .expect("a step ends once");
+            let index = board.running.iter().position(|step| step.id == id).expect("a step ends once");
             let step = board.running.remove(index);
-            let (sign, text) = if outcome.is_ok() {
-                ("✓", step.detail)
-            } else {
-                ("✗", "failed".to_owned())
-            };
+            let (sign, text) = if outcome.is_ok() { ("✓", step.detail) } else { ("✗", "failed".to_owned()) };
             print_line(&format!("  {sign} {name:<16} {seconds:>6.1} s  {text}"));
             board.draw(self.terminal);
         });

@@ -15,21 +15,13 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn login(base: &str, username: &str, password: &str) -> anyhow::Result<Self> {
         // Statuses are answers here: a problem's words are worth showing.
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(10)));
-        let mut gateway = Self {
-            base: base.to_owned(),
-            token: String::new(),
-            agent: config.build().into(),
-        };
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10)));
+        let mut gateway = Self { base: base.to_owned(), token: String::new(), agent: config.build().into() };
         let body = json!({ "username": username, "password": password });
         let answer = gateway.agent.post(format!("{base}/auth/login")).send_json(body);
         let (_, answer) = read(answer, "POST /auth/login")?;
-        answer["accessToken"]
-            .as_str()
-            .context("POST /auth/login: no accessToken")?
-            .clone_into(&mut gateway.token);
+        answer["accessToken"].as_str().context("POST /auth/login: no accessToken")?.clone_into(&mut gateway.token);
         Ok(gateway)
     }
 
@@ -38,21 +30,13 @@ impl Gateway {
         let id = self.upstream_id(service)?;
         let path = format!("/upstreams/{id}");
         let (etag, mut upstream) = self.get(&path)?;
-        let fields = upstream
-            .as_object_mut()
-            .with_context(|| format!("GET {path}: not an object"))?;
+        let fields = upstream.as_object_mut().with_context(|| format!("GET {path}: not an object"))?;
         // What the gateway itself writes is not ours to send back.
         for own in ["id", "version", "createdAt", "updatedAt"] {
             fields.remove(own);
         }
-        fields.insert(
-            "instances".to_owned(),
-            urls.iter().map(|url| json!({ "url": url })).collect(),
-        );
-        let mut request = self
-            .agent
-            .put(format!("{}{path}", self.base))
-            .header("authorization", self.bearer());
+        fields.insert("instances".to_owned(), urls.iter().map(|url| json!({ "url": url })).collect());
+        let mut request = self.agent.put(format!("{}{path}", self.base)).header("authorization", self.bearer());
         if let Some(etag) = etag {
             request = request.header("if-match", etag);
         }
@@ -75,10 +59,7 @@ impl Gateway {
     }
 
     fn get(&self, path: &str) -> anyhow::Result<(Option<String>, Value)> {
-        let request = self
-            .agent
-            .get(format!("{}{path}", self.base))
-            .header("authorization", self.bearer());
+        let request = self.agent.get(format!("{}{path}", self.base)).header("authorization", self.bearer());
         read(request.call(), &format!("GET {path}"))
     }
 
@@ -93,20 +74,13 @@ fn read(
     call: &str,
 ) -> anyhow::Result<(Option<String>, Value)> {
     let mut answer = answer.with_context(|| call.to_owned())?;
-    let etag = answer
-        .headers()
-        .get("etag")
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+    let etag = answer.headers().get("etag").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let status = answer.status();
     let text = answer.body_mut().read_to_string().with_context(|| call.to_owned())?;
     if !status.is_success() {
         bail!("{call}: {status}: {}", text.trim());
     }
-    let body = if text.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_str(&text).with_context(|| call.to_owned())?
-    };
+    let body =
+        if text.is_empty() { Value::Null } else { serde_json::from_str(&text).with_context(|| call.to_owned())? };
     Ok((etag, body))
 }

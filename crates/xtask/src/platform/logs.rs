@@ -32,11 +32,7 @@ pub(crate) fn logs(name: &str, follow: bool, lines: usize) -> anyhow::Result<()>
     for line in process::tail(&log, lines)? {
         writeln!(out, "{line}")?;
     }
-    if follow {
-        follow_from(&log, end, &mut out, &stop)
-    } else {
-        Ok(())
-    }
+    if follow { follow_from(&log, end, &mut out, &stop) } else { Ok(()) }
 }
 
 fn follow_from(log: &Path, mut at: u64, out: &mut impl std::io::Write, stop: &AtomicBool) -> anyhow::Result<()> {

@@ -31,15 +31,10 @@ impl std::str::FromStr for Wanted {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let (service, count) = text
-            .split_once('=')
-            .context("write SERVICE=COUNT, such as messaging-service=2")?;
+        let (service, count) = text.split_once('=').context("write SERVICE=COUNT, such as messaging-service=2")?;
         let service = services::by_name(service)?.name.to_owned();
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count));
-        Ok(Self {
-            service,
-            count: count.with_context(|| format!("the count is a number from 1 to {MOST}"))?,
-        })
+        Ok(Self { service, count: count.with_context(|| format!("the count is a number from 1 to {MOST}"))? })
     }
 }
 
@@ -47,47 +42,23 @@ impl std::str::FromStr for Wanted {
 pub(crate) fn scale(wanted: &Wanted) -> anyhow::Result<()> {
     let instance = Instance::lock(DEV)?;
     let service = services::by_name(&wanted.service)?;
-    ensure!(
-        !instance.alive().is_empty(),
-        "Kronos is not up; to start it: cargo xtask up"
-    );
+    ensure!(!instance.alive().is_empty(), "Kronos is not up; to start it: cargo xtask up");
     let stores: Stores = read_json(&instance.dir.join("stores.json"))?.context("Kronos is not up")?;
     let secrets = Secrets::open(&instance)?;
     let mut places = places(&instance)?;
     // What has ended by itself is not an instance any more.
     places.retain(|name, _| !is_further(name, service.name) || instance.find(name).is_some());
-    instance.stop(
-        |process| is_further(&process.name, service.name) && !process.is_alive(),
-        Duration::ZERO,
-    )?;
+    instance.stop(|process| is_further(&process.name, service.name) && !process.is_alive(), Duration::ZERO)?;
 
     let progress = Progress::new();
-    start_missing(
-        &instance,
-        &stores,
-        &secrets,
-        service,
-        wanted.count,
-        &mut places,
-        &progress,
-    )?;
+    start_missing(&instance, &stores, &secrets, service, wanted.count, &mut places, &progress)?;
 
-    let further: Vec<String> = places
-        .keys()
-        .filter(|name| is_further(name, service.name))
-        .cloned()
-        .collect();
+    let further: Vec<String> = places.keys().filter(|name| is_further(name, service.name)).cloned().collect();
     let leaving: Vec<String> = further.iter().skip(wanted.count - 1).cloned().collect();
-    let staying = further
-        .iter()
-        .filter(|name| !leaving.contains(name))
-        .map(|name| places[name].api);
+    let staying = further.iter().filter(|name| !leaving.contains(name)).map(|name| places[name].api);
     let urls: Vec<String> = std::iter::once(service.api).chain(staying).map(services::url).collect();
     if service.name == GATEWAY {
-        println!(
-            "A gateway has none above it: put a load balancer before {}",
-            urls.join(" ")
-        );
+        println!("A gateway has none above it: put a load balancer before {}", urls.join(" "));
     } else {
         progress.step("gateway", |said| {
             let base = services::url(services::by_name(GATEWAY)?.api);
@@ -131,12 +102,7 @@ fn start_missing(
     while present < count {
         let process = format!("{}-{number}", service.name);
         if !places.contains_key(&process) {
-            starting.push(Placed {
-                service,
-                process,
-                api: ports.take()?,
-                operations: ports.take()?,
-            });
+            starting.push(Placed { service, process, api: ports.take()?, operations: ports.take()? });
             present += 1;
         }
         number += 1;
@@ -152,13 +118,7 @@ fn start_missing(
             Ok(())
         })?;
         if placed.process != service.name {
-            places.insert(
-                placed.process.clone(),
-                Place {
-                    api: placed.api,
-                    operations: placed.operations,
-                },
-            );
+            places.insert(placed.process.clone(), Place { api: placed.api, operations: placed.operations });
             write_places(instance, places)?;
         }
     }
@@ -172,13 +132,7 @@ mod tests {
     #[test]
     fn a_count_is_between_one_and_sixteen_of_a_known_service() {
         assert_eq!("auth-service=2".parse::<Wanted>().unwrap().count, 2);
-        for bad in [
-            "auth-service",
-            "auth-service=0",
-            "auth-service=17",
-            "auth-service=x",
-            "nobody=2",
-        ] {
+        for bad in ["auth-service", "auth-service=0", "auth-service=17", "auth-service=x", "nobody=2"] {
             assert!(bad.parse::<Wanted>().is_err(), "{bad}");
         }
     }

@@ -32,76 +32,20 @@ pub(crate) struct Service {
 pub(crate) const GATEWAY: &str = "router-service";
 
 pub(crate) const SERVICES: [Service; 7] = [
-    Service {
-        name: "auth-service",
-        api: 7010,
-        operations: 7011,
-        role: "kronos_auth",
-        wave: 1,
-    },
-    Service {
-        name: "user-service",
-        api: 7020,
-        operations: 7021,
-        role: "kronos_users",
-        wave: 2,
-    },
-    Service {
-        name: "log-service",
-        api: 7030,
-        operations: 7031,
-        role: "kronos_logs",
-        wave: 2,
-    },
-    Service {
-        name: "cache-service",
-        api: 7040,
-        operations: 7041,
-        role: "kronos_cache",
-        wave: 2,
-    },
-    Service {
-        name: "messaging-service",
-        api: 7050,
-        operations: 7051,
-        role: "kronos_messaging",
-        wave: 2,
-    },
-    Service {
-        name: "database-admin",
-        api: 7060,
-        operations: 7061,
-        role: "kronos_dbadmin",
-        wave: 2,
-    },
-    Service {
-        name: GATEWAY,
-        api: 8080,
-        operations: 7000,
-        role: "kronos_router",
-        wave: 3,
-    },
+    Service { name: "auth-service", api: 7010, operations: 7011, role: "kronos_auth", wave: 1 },
+    Service { name: "user-service", api: 7020, operations: 7021, role: "kronos_users", wave: 2 },
+    Service { name: "log-service", api: 7030, operations: 7031, role: "kronos_logs", wave: 2 },
+    Service { name: "cache-service", api: 7040, operations: 7041, role: "kronos_cache", wave: 2 },
+    Service { name: "messaging-service", api: 7050, operations: 7051, role: "kronos_messaging", wave: 2 },
+    Service { name: "database-admin", api: 7060, operations: 7061, role: "kronos_dbadmin", wave: 2 },
+    Service { name: GATEWAY, api: 8080, operations: 7000, role: "kronos_router", wave: 3 },
 ];
 
-pub(crate) const SERVICE_NAMES: [&str; 7] = [
-    "auth-service",
-    "user-service",
-    "log-service",
-    "cache-service",
-    "messaging-service",
-    "database-admin",
-    GATEWAY,
-];
+pub(crate) const SERVICE_NAMES: [&str; 7] =
+    ["auth-service", "user-service", "log-service", "cache-service", "messaging-service", "database-admin", GATEWAY];
 
 /// The systems that call Kronos, each an OAuth client.
-pub(crate) const CALLERS: [&str; 6] = [
-    "hyperion",
-    "ouranos-crm",
-    "ouranos-desk",
-    "gaia",
-    "hephaistos",
-    "hermes",
-];
+pub(crate) const CALLERS: [&str; 6] = ["hyperion", "ouranos-crm", "ouranos-desk", "gaia", "hephaistos", "hermes"];
 
 pub(crate) const ADMIN: &str = "admin";
 /// The platform's database.
@@ -138,12 +82,7 @@ pub(crate) struct Placed {
 
 impl Placed {
     pub(crate) fn first(service: &'static Service) -> Self {
-        Self {
-            service,
-            process: service.name.to_owned(),
-            api: service.api,
-            operations: service.operations,
-        }
+        Self { service, process: service.name.to_owned(), api: service.api, operations: service.operations }
     }
 }
 
@@ -188,9 +127,7 @@ pub(crate) fn spawn(
 /// Waits until the instance calls itself ready.
 pub(crate) fn wait_ready(placed: &Placed, process: &Process, child: &mut Child) -> anyhow::Result<()> {
     let ready = format!("{}/ready", url(placed.operations));
-    process::wait_ready(process, child, Duration::from_secs(60), || {
-        ureq::get(&ready).call().is_ok()
-    })
+    process::wait_ready(process, child, Duration::from_secs(60), || ureq::get(&ready).call().is_ok())
 }
 
 /// Everything that a service might be told. What it does not know is left out.
@@ -228,15 +165,8 @@ fn settings(
 
 /// The platform's database as one role sees it.
 pub(crate) fn role_url(stores: &Stores, role: &str) -> anyhow::Result<String> {
-    let password = stores
-        .role_passwords
-        .get(role)
-        .with_context(|| format!("role {role} has no password"))?;
-    let (_, address) = stores
-        .postgres
-        .url
-        .rsplit_once('@')
-        .context("the address of PostgreSQL")?;
+    let password = stores.role_passwords.get(role).with_context(|| format!("role {role} has no password"))?;
+    let (_, address) = stores.postgres.url.rsplit_once('@').context("the address of PostgreSQL")?;
     let (address, _) = address.split_once('/').context("the address of PostgreSQL")?;
     Ok(format!("postgres://{role}:{password}@{address}/{DATABASE}"))
 }
@@ -293,12 +223,7 @@ mod tests {
         let found: Vec<String> = keys(toml).into_iter().collect();
         assert_eq!(
             found,
-            [
-                "sealing.active",
-                "telemetry.log_level",
-                "telemetry.logs_endpoint",
-                "telemetry.traces_endpoint"
-            ]
+            ["sealing.active", "telemetry.log_level", "telemetry.logs_endpoint", "telemetry.traces_endpoint"]
         );
     }
 
@@ -309,10 +234,7 @@ mod tests {
 
     #[test]
     fn no_two_services_share_a_port() {
-        let mut ports: Vec<u16> = SERVICES
-            .iter()
-            .flat_map(|service| [service.api, service.operations])
-            .collect();
+        let mut ports: Vec<u16> = SERVICES.iter().flat_map(|service| [service.api, service.operations]).collect();
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 14);

@@ -87,24 +87,14 @@ pub(crate) fn status(json: bool) -> anyhow::Result<()> {
     let processes = instance.alive();
     let row = |name: &str, pid: Option<u32>, address: &str| {
         let state = pid.map_or("ended".to_owned(), |pid| format!("pid {pid}"));
-        let memory = pid
-            .and_then(resident)
-            .map_or(String::new(), |mib| format!("{mib:>5} MiB"));
+        let memory = pid.and_then(resident).map_or(String::new(), |mib| format!("{mib:>5} MiB"));
         println!("  {name:<20} {state:<12} {memory:<10} {address}");
     };
     println!("Services");
     for (name, running) in &status.services {
-        row(
-            name,
-            running.pid,
-            &format!("{}  operations {}", running.api, running.operations),
-        );
+        row(name, running.pid, &format!("{}  operations {}", running.api, running.operations));
         for more in &running.more {
-            row(
-                "  and",
-                more.pid,
-                &format!("{}  operations {}", more.api, more.operations),
-            );
+            row("  and", more.pid, &format!("{}  operations {}", more.api, more.operations));
         }
     }
     println!("Stores");
@@ -112,9 +102,7 @@ pub(crate) fn status(json: bool) -> anyhow::Result<()> {
         row(name, store.pid, &without_password(&store.url));
     }
     let all = SERVICES.iter().map(|service| service.name).chain(stores::NAMES);
-    let ended: Vec<&str> = all
-        .filter(|name| !processes.iter().any(|process| process.name == *name))
-        .collect();
+    let ended: Vec<&str> = all.filter(|name| !processes.iter().any(|process| process.name == *name)).collect();
     if !ended.is_empty() {
         bail!(
             "{} does not run; its log: cargo xtask logs {}; to start it again: cargo xtask up",
@@ -135,13 +123,7 @@ fn read(instance: &Instance) -> anyhow::Result<Status> {
     let places = places(instance)?;
     let mut clients = BTreeMap::new();
     for id in CALLERS {
-        clients.insert(
-            id,
-            Client {
-                id,
-                secret: services::client_secret(&secrets, id)?,
-            },
-        );
+        clients.insert(id, Client { id, secret: services::client_secret(&secrets, id)? });
     }
     let services = SERVICES.iter().map(|service| {
         let more = places
@@ -149,43 +131,24 @@ fn read(instance: &Instance) -> anyhow::Result<Status> {
             .filter(|(name, _)| is_further(name, service.name))
             .map(|(name, place)| running(pid(name), place.api, place.operations, Vec::new()))
             .collect();
-        (
-            service.name,
-            running(pid(service.name), service.api, service.operations, more),
-        )
+        (service.name, running(pid(service.name), service.api, service.operations, more))
     });
     let services = services.collect();
     Ok(Status {
         gateway: services::url(services::by_name(GATEWAY)?.api),
-        admin: Admin {
-            username: ADMIN,
-            password: services::admin_password(&secrets)?,
-        },
+        admin: Admin { username: ADMIN, password: services::admin_password(&secrets)? },
         clients,
         services,
         stores: stores
             .by_name()
-            .map(|(name, store)| {
-                (
-                    name,
-                    Store {
-                        url: store.url.clone(),
-                        pid: pid(name),
-                    },
-                )
-            })
+            .map(|(name, store)| (name, Store { url: store.url.clone(), pid: pid(name) }))
             .into_iter()
             .collect(),
     })
 }
 
 fn running(pid: Option<u32>, api: u16, operations: u16, more: Vec<Running>) -> Running {
-    Running {
-        pid,
-        api: services::url(api),
-        operations: services::url(operations),
-        more,
-    }
+    Running { pid, api: services::url(api), operations: services::url(operations), more }
 }
 
 /// Writes the answer of `status --json` to a file of the instance.

@@ -111,20 +111,15 @@ fn start_all(instance: &Instance, stop: &AtomicBool, progress: &Progress) -> any
 
     progress.step("migrate", |said| {
         let log = stores::migrate(&binaries.join("database-admin"), &stores, DATABASE)?;
-        said.say(format!(
-            "{} schemas",
-            log.lines().filter(|line| line.contains(" version ")).count()
-        ));
+        said.say(format!("{} schemas", log.lines().filter(|line| line.contains(" version ")).count()));
         Ok(())
     })?;
 
     let secrets = Secrets::open(instance)?;
     for wave in 1..=3 {
         interrupted(stop)?;
-        let missing: Vec<&'static Service> = SERVICES
-            .iter()
-            .filter(|service| service.wave == wave && instance.find(service.name).is_none())
-            .collect();
+        let missing: Vec<&'static Service> =
+            SERVICES.iter().filter(|service| service.wave == wave && instance.find(service.name).is_none()).collect();
         std::thread::scope(|scope| {
             let starting: Vec<_> = missing
                 .into_iter()
@@ -176,9 +171,7 @@ fn wait_for_login(gateway: &str, password: &str, stop: &AtomicBool) -> anyhow::R
         pause(Duration::from_millis(200));
         outcome = Gateway::login(gateway, ADMIN, password);
     }
-    outcome
-        .map(|_| ())
-        .context("the first administrator cannot log in through the gateway after 30 s")
+    outcome.map(|_| ()).context("the first administrator cannot log in through the gateway after 30 s")
 }
 
 /// Those that run already, or all of them anew, on the data that is there.
@@ -202,12 +195,7 @@ fn watch(instance: &Instance, stop: &AtomicBool) {
             for process in now.known().iter().filter(|process| !process.is_alive()) {
                 if !told.contains(&process.pid) {
                     told.push(process.pid);
-                    println!(
-                        "{} (pid {}) has ended; its log: {}",
-                        process.name,
-                        process.pid,
-                        process.log.display()
-                    );
+                    println!("{} (pid {}) has ended; its log: {}", process.name, process.pid, process.log.display());
                 }
             }
         }
@@ -222,18 +210,11 @@ fn take_down(instance: &Instance, keep_data: bool) -> anyhow::Result<()> {
     if !keep_data {
         instance.remove()?;
     }
-    let what = if keep_data {
-        "the data is kept"
-    } else {
-        "the data is removed"
-    };
+    let what = if keep_data { "the data is kept" } else { "the data is removed" };
     println!("Kronos is down: {count} processes ended, {what}.");
     // Without its data a store has nothing to finish.
-    let late: Vec<&str> = killed
-        .iter()
-        .map(String::as_str)
-        .filter(|name| keep_data || !stores::NAMES.contains(name))
-        .collect();
+    let late: Vec<&str> =
+        killed.iter().map(String::as_str).filter(|name| keep_data || !stores::NAMES.contains(name)).collect();
     if !late.is_empty() {
         println!("These had to be killed: {}", late.join(", "));
     }
@@ -248,9 +229,5 @@ fn is_service(process: &Process) -> bool {
 }
 
 fn interrupted(stop: &AtomicBool) -> anyhow::Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(anyhow::anyhow!("stopped"))
-    } else {
-        Ok(())
-    }
+    if stop.load(Ordering::Relaxed) { Err(anyhow::anyhow!("stopped")) } else { Ok(()) }
 }

@@ -8,11 +8,7 @@ use crate::process::{self, Spec, Stop};
 pub(super) fn start(starter: &Starter<'_>, jars: &Jars) -> anyhow::Result<Store> {
     let (port, transport) = (starter.port()?, starter.port()?);
     let dir = starter.instance.data_dir("elasticsearch", None)?;
-    let mut args = vec![
-        "-Xms256m".to_owned(),
-        "-Xmx768m".to_owned(),
-        "-XX:+UseSerialGC".to_owned(),
-    ];
+    let mut args = vec!["-Xms256m".to_owned(), "-Xmx768m".to_owned(), "-XX:+UseSerialGC".to_owned()];
     if starter.purpose == Purpose::Tests {
         args.push("-XX:TieredStopAtLevel=1".to_owned());
     }
@@ -43,9 +39,5 @@ pub(super) fn start(starter: &Starter<'_>, jars: &Jars) -> anyhow::Result<Store>
     process::wait_ready(&running, &mut child, Duration::from_secs(120), || {
         ureq::get(format!("{url}/_cluster/health")).call().is_ok()
     })?;
-    Ok(Store {
-        url,
-        pid: running.pid,
-        management_url: None,
-    })
+    Ok(Store { url, pid: running.pid, management_url: None })
 }

@@ -23,10 +23,7 @@ impl Jars {
     /// Fetches and compiles what is not there yet, or what its sources in `deploy/dev` have outdated.
     pub(crate) fn ensure(progress: &Progress) -> anyhow::Result<Self> {
         let (cache, sources) = (cache()?, root()?.join("deploy/dev"));
-        let jars = Self {
-            kafka: cache.join("kafka"),
-            elasticsearch: cache.join("elasticsearch"),
-        };
+        let jars = Self { kafka: cache.join("kafka"), elasticsearch: cache.join("elasticsearch") };
         let kafka = [sources.join("kafka-pom.xml")];
         if !is_current(&jars.kafka, &kafka)? {
             progress.step("kafka jars", |said| {
@@ -82,11 +79,7 @@ fn fetch(pom: &Path, dir: &Path, said: &Said) -> anyhow::Result<()> {
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stdout);
         let lines: Vec<&str> = text.lines().collect();
-        bail!(
-            "maven could not fetch {}:\n{}",
-            pom.display(),
-            lines[lines.len().saturating_sub(12)..].join("\n")
-        );
+        bail!("maven could not fetch {}:\n{}", pom.display(), lines[lines.len().saturating_sub(12)..].join("\n"));
     }
     let count = fs::read_dir(dir)?.count();
     said.say(format!("{count} jars"));

@@ -31,27 +31,14 @@ pub(super) fn start(starter: &Starter<'_>, jars: &Jars, said: &Said) -> anyhow::
         format(&jars.kafka, &class_path, &properties, &data)?;
         said.say("");
     }
-    let mut args = vec![
-        "-Xms128m".to_owned(),
-        "-Xmx512m".to_owned(),
-        "-XX:+UseSerialGC".to_owned(),
-    ];
+    let mut args = vec!["-Xms128m".to_owned(), "-Xmx512m".to_owned(), "-XX:+UseSerialGC".to_owned()];
     if starter.purpose == Purpose::Tests {
         args.push("-XX:TieredStopAtLevel=1".to_owned());
     }
-    for setting in [
-        "defaultLogLevel=warn",
-        "log.kafka.server.KafkaRaftServer=info",
-        "showDateTime=true",
-    ] {
+    for setting in ["defaultLogLevel=warn", "log.kafka.server.KafkaRaftServer=info", "showDateTime=true"] {
         args.push(format!("-Dorg.slf4j.simpleLogger.{setting}"));
     }
-    args.extend([
-        "-cp".to_owned(),
-        class_path,
-        "kafka.Kafka".to_owned(),
-        properties.display().to_string(),
-    ]);
+    args.extend(["-cp".to_owned(), class_path, "kafka.Kafka".to_owned(), properties.display().to_string()]);
     let log = starter.instance.logs()?.join("kafka.log");
     let spec = Spec {
         name: "kafka".into(),
@@ -71,11 +58,7 @@ pub(super) fn start(starter: &Starter<'_>, jars: &Jars, said: &Said) -> anyhow::
             String::from_utf8_lossy(new).contains("Kafka Server started")
         })
     })?;
-    Ok(Store {
-        url: format!("127.0.0.1:{port}"),
-        pid: running.pid,
-        management_url: None,
-    })
+    Ok(Store { url: format!("127.0.0.1:{port}"), pid: running.pid, management_url: None })
 }
 
 /// Formats the data folder. The result is the same for every node of ours, so it is made once and copied: that saves a
@@ -84,23 +67,14 @@ fn format(cache: &Path, class_path: &str, properties: &Path, data: &Path) -> any
     let kept = cache.join("formatted");
     if !kept.join("meta.properties").exists() {
         let output = Command::new("java")
-            .args([
-                "-XX:TieredStopAtLevel=1",
-                "-cp",
-                class_path,
-                "kafka.tools.StorageTool",
-                "format",
-            ])
+            .args(["-XX:TieredStopAtLevel=1", "-cp", class_path, "kafka.tools.StorageTool", "format"])
             .args(["-t", CLUSTER_ID, "-c"])
             .arg(properties)
             .stdin(Stdio::null())
             .output()
             .context("run java")?;
         if !output.status.success() {
-            bail!(
-                "kafka's storage tool: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("kafka's storage tool: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         return copy(data, &kept);
     }

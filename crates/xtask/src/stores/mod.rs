@@ -80,10 +80,7 @@ impl Stores {
     /// Those of the instance, if every one of them is alive.
     pub(crate) fn running(instance: &Instance) -> anyhow::Result<Option<Self>> {
         let alive = instance.alive();
-        if NAMES
-            .iter()
-            .all(|name| alive.iter().any(|process| process.name == *name))
-        {
+        if NAMES.iter().all(|name| alive.iter().any(|process| process.name == *name)) {
             read_json(&instance.dir.join("stores.json"))
         } else {
             Ok(None)
@@ -134,13 +131,7 @@ impl Starter<'_> {
 /// Starts all five at once. If one fails, those already started are the caller's to stop.
 pub(crate) fn start(instance: &Instance, purpose: Purpose, progress: &Progress) -> anyhow::Result<Stores> {
     let secrets = Secrets::open(instance)?;
-    let starter = Starter {
-        instance,
-        secrets: &secrets,
-        purpose,
-        ports: Mutex::new(Ports::new()?),
-        progress,
-    };
+    let starter = Starter { instance, secrets: &secrets, purpose, ports: Mutex::new(Ports::new()?), progress };
     let starter = &starter;
     let jars = java::Jars::ensure(progress)?;
     let jars = &jars;
@@ -152,9 +143,7 @@ pub(crate) fn start(instance: &Instance, purpose: Purpose, progress: &Progress) 
         let postgres = scope.spawn(move || starter.step("postgres", |s, _| postgres::start(s)));
         let redis = scope.spawn(move || starter.step("redis", |s, _| redis::start(s)));
         let join = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<Store>>| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("the step panicked")))
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the step panicked")))
         };
         let (elasticsearch, rabbitmq, kafka) = (join(elasticsearch), join(rabbitmq), join(kafka));
         let (postgres, redis) = (join(postgres), join(redis));
@@ -262,10 +251,7 @@ mod tests {
     #[test]
     fn a_shown_url_has_no_password() {
         assert_eq!(without_password("redis://:secret@127.0.0.1:1"), "redis://127.0.0.1:1");
-        assert_eq!(
-            without_password("postgres://a:b@127.0.0.1:1/x"),
-            "postgres://127.0.0.1:1/x"
-        );
+        assert_eq!(without_password("postgres://a:b@127.0.0.1:1/x"), "postgres://127.0.0.1:1/x");
         assert_eq!(without_password("127.0.0.1:9092"), "127.0.0.1:9092");
     }
 }

@@ -48,17 +48,10 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
     let url = format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres");
     process::wait_ready(&running, &mut child, Duration::from_secs(60), || {
         let mut ready = Command::new(format!("{BIN}/pg_isready"));
-        ready
-            .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
         ready.status().is_ok_and(|status| status.success())
     })?;
-    Ok(Store {
-        url,
-        pid: running.pid,
-        management_url: None,
-    })
+    Ok(Store { url, pid: running.pid, management_url: None })
 }
 
 fn initdb(starter: &Starter<'_>, home: &Path, data: &Path, password: &str) -> anyhow::Result<()> {
@@ -135,11 +128,7 @@ impl Psql<'_> {
         }
         // The address, with its password, goes where `ps` does not show it.
         let (url, password) = split_password(self.url);
-        let output = command
-            .arg(url)
-            .env("PGPASSWORD", password)
-            .stdin(Stdio::null())
-            .output()?;
+        let output = command.arg(url).env("PGPASSWORD", password).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             bail!("psql: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -165,10 +154,7 @@ mod tests {
     #[test]
     fn the_password_is_taken_out_of_a_url() {
         let (url, password) = split_password("postgres://admin:secret@127.0.0.1:5/postgres");
-        assert_eq!(
-            (url.as_str(), password.as_str()),
-            ("postgres://admin@127.0.0.1:5/postgres", "secret")
-        );
+        assert_eq!((url.as_str(), password.as_str()), ("postgres://admin@127.0.0.1:5/postgres", "secret"));
     }
 
     #[test]

@@ -34,10 +34,7 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
          log.console = true\n\
          log.console.level = warning\n"
     );
-    for (name, text) in [
-        ("rabbitmq.conf", config.as_str()),
-        ("enabled_plugins", "[rabbitmq_management].\n"),
-    ] {
+    for (name, text) in [("rabbitmq.conf", config.as_str()), ("enabled_plugins", "[rabbitmq_management].\n")] {
         let file = dir.join(name);
         fs::write(&file, text)?;
         if process::is_root() {
@@ -49,9 +46,7 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
     let spec = Spec {
         name: "epmd".into(),
         program: "epmd".into(),
-        args: ["-address", "127.0.0.1", "-port", &epmd.to_string()]
-            .map(str::to_owned)
-            .to_vec(),
+        args: ["-address", "127.0.0.1", "-port", &epmd.to_string()].map(str::to_owned).to_vec(),
         env: BTreeMap::new(),
         dir: dir.clone(),
         user: Some(USER),
@@ -102,14 +97,7 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
     let url = format!("http://127.0.0.1:{management}");
     process::wait_ready(&running, &mut child, Duration::from_secs(90), || {
         TcpStream::connect(("127.0.0.1", port)).is_ok()
-            && ureq::get(format!("{url}/api/whoami"))
-                .header("authorization", format!("Basic {login}"))
-                .call()
-                .is_ok()
+            && ureq::get(format!("{url}/api/whoami")).header("authorization", format!("Basic {login}")).call().is_ok()
     })?;
-    Ok(Store {
-        url: format!("amqp://kronos:{password}@127.0.0.1:{port}"),
-        pid: running.pid,
-        management_url: Some(url),
-    })
+    Ok(Store { url: format!("amqp://kronos:{password}@127.0.0.1:{port}"), pid: running.pid, management_url: Some(url) })
 }

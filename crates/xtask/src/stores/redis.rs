@@ -36,14 +36,8 @@ pub(super) fn start(starter: &Starter<'_>) -> anyhow::Result<Store> {
         stop: Stop::Terminate,
     };
     let (running, mut child) = starter.spawn(&spec)?;
-    process::wait_ready(&running, &mut child, Duration::from_secs(20), || {
-        answers_ping(port, &password)
-    })?;
-    Ok(Store {
-        url: format!("redis://:{password}@127.0.0.1:{port}"),
-        pid: running.pid,
-        management_url: None,
-    })
+    process::wait_ready(&running, &mut child, Duration::from_secs(20), || answers_ping(port, &password))?;
+    Ok(Store { url: format!("redis://:{password}@127.0.0.1:{port}"), pid: running.pid, management_url: None })
 }
 
 fn answers_ping(port: u16, password: &str) -> bool {

@@ -26,10 +26,7 @@ const TEMPLATE: &str = "kronos_template";
 /// Makes the template database current.
 pub(super) fn ensure(instance: &Instance, stores: &Stores, progress: &Progress) -> anyhow::Result<()> {
     let root = root()?;
-    let print = fingerprint(&[
-        root.join("migrations"),
-        root.join("services/database-admin/src/migrate"),
-    ])?;
+    let print = fingerprint(&[root.join("migrations"), root.join("services/database-admin/src/migrate")])?;
     let record = instance.dir.join("template.json");
     if read_json::<u64>(&record)? == Some(print) {
         return Ok(());
@@ -47,18 +44,14 @@ pub(super) fn ensure(instance: &Instance, stores: &Stores, progress: &Progress) 
 
 /// Migrates a fresh database, then puts it in the template's place.
 fn make(binary: &Path, stores: &Stores) -> anyhow::Result<()> {
-    let admin = Psql {
-        url: &stores.postgres.url,
-    };
+    let admin = Psql { url: &stores.postgres.url };
     let fresh = format!("{TEMPLATE}_new");
     admin.run(&[&format!("drop database if exists {fresh} with (force)")])?;
     let log = migrate(binary, stores, &fresh)?;
     if admin.run(&[&format!("select count(*) from pg_database where datname = '{fresh}'")])? != "1" {
         bail!("database-admin migrate said nothing wrong, and made no database: {log}");
     }
-    let exists = admin.run(&[&format!(
-        "select count(*) from pg_database where datname = '{TEMPLATE}'"
-    )])? == "1";
+    let exists = admin.run(&[&format!("select count(*) from pg_database where datname = '{TEMPLATE}'")])? == "1";
     let mut swap = Vec::new();
     if exists {
         swap.push(format!("alter database {TEMPLATE} with is_template false"));
@@ -66,9 +59,7 @@ fn make(binary: &Path, stores: &Stores) -> anyhow::Result<()> {
     }
     swap.push(format!("alter database {fresh} rename to {TEMPLATE}"));
     // Nobody may connect to it, so that it can be copied at any time.
-    swap.push(format!(
-        "alter database {TEMPLATE} with is_template true allow_connections false"
-    ));
+    swap.push(format!("alter database {TEMPLATE} with is_template true allow_connections false"));
     for statement in swap {
         retry(|| admin.run(&[&statement]))?;
     }
@@ -95,10 +86,7 @@ pub(crate) fn migrate(binary: &Path, stores: &Stores, database: &str) -> anyhow:
         ("KRONOS_MIGRATE__DATABASE".to_owned(), database.to_owned()),
     ]);
     for (role, password) in &stores.role_passwords {
-        env.insert(
-            format!("KRONOS_MIGRATE__ROLE_PASSWORDS__{}", role.to_uppercase()),
-            password.clone(),
-        );
+        env.insert(format!("KRONOS_MIGRATE__ROLE_PASSWORDS__{}", role.to_uppercase()), password.clone());
     }
     let output = Command::new(binary)
         .arg("migrate")
@@ -109,10 +97,7 @@ pub(crate) fn migrate(binary: &Path, stores: &Stores, database: &str) -> anyhow:
         .with_context(|| format!("run {}", binary.display()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() {
-        bail!(
-            "database-admin migrate failed:\n{said}\n{}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("database-admin migrate failed:\n{said}\n{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(said)
 }
@@ -123,9 +108,8 @@ fn fingerprint(dirs: &[PathBuf]) -> anyhow::Result<u64> {
     let mut waiting = dirs.to_vec();
     while let Some(path) = waiting.pop() {
         if path.is_dir() {
-            let mut entries: Vec<PathBuf> = fs::read_dir(&path)?
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<_, _>>()?;
+            let mut entries: Vec<PathBuf> =
+                fs::read_dir(&path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
             entries.sort_unstable();
             waiting.extend(entries);
         } else if path.is_file() {

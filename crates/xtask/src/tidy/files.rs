@@ -4,16 +4,7 @@ use super::{SourceFile, Violation};
 
 const LONGEST: usize = 500;
 /// Drawers: whatever has no place ends up in them.
-const DRAWERS: [&str; 8] = [
-    "utils",
-    "util",
-    "helpers",
-    "helper",
-    "misc",
-    "manager",
-    "types",
-    "common_utils",
-];
+const DRAWERS: [&str; 8] = ["utils", "util", "helpers", "helper", "misc", "manager", "types", "common_utils"];
 const HOMES: [&str; 2] = ["/home/", "/Users/"];
 
 pub(super) fn check(file: &SourceFile, root: &str, violations: &mut Vec<Violation>) {
@@ -30,33 +21,17 @@ pub(super) fn check(file: &SourceFile, root: &str, violations: &mut Vec<Violatio
             format!("{lines} lines: split the file by subject, {LONGEST} is the most"),
         ));
     }
-    let drawer = file
-        .path
-        .split('/')
-        .map(|part| part.trim_end_matches(".rs"))
-        .find(|part| DRAWERS.contains(part));
+    let drawer = file.path.split('/').map(|part| part.trim_end_matches(".rs")).find(|part| DRAWERS.contains(part));
     if let Some(drawer) = drawer.filter(|_| is_rust) {
-        violations.push(Violation::new(
-            file,
-            1,
-            format!("`{drawer}` says nothing: name the module after its subject"),
-        ));
+        violations.push(Violation::new(file, 1, format!("`{drawer}` says nothing: name the module after its subject")));
     }
     for (index, line) in file.text.lines().enumerate() {
         if line.ends_with([' ', '\t', '\r']) {
-            violations.push(Violation::new(
-                file,
-                index + 1,
-                "blanks at the end of the line: remove them",
-            ));
+            violations.push(Violation::new(file, index + 1, "blanks at the end of the line: remove them"));
         }
         let of_a_machine = line.contains(root) || HOMES.iter().any(|home| is_home(line, home));
         if of_a_machine {
-            violations.push(Violation::new(
-                file,
-                index + 1,
-                "a path of one machine: make it relative",
-            ));
+            violations.push(Violation::new(file, index + 1, "a path of one machine: make it relative"));
         }
     }
 }
@@ -81,10 +56,7 @@ mod tests {
     fn messages(path: &str, text: &str) -> Vec<String> {
         let mut violations = Vec::new();
         check(&file(path, text), "/srv/clone", &mut violations);
-        violations
-            .into_iter()
-            .map(|violation| format!("{}: {}", violation.line, violation.message))
-            .collect()
+        violations.into_iter().map(|violation| format!("{}: {}", violation.line, violation.message)).collect()
     }
 
     #[test]
@@ -103,10 +75,7 @@ mod tests {
 
     #[test]
     fn blanks_and_machine_paths_are_found_with_their_line() {
-        assert_eq!(
-            messages("a.md", "one\ntwo \n"),
-            ["2: blanks at the end of the line: remove them"]
-        );
+        assert_eq!(messages("a.md", "one\ntwo \n"), ["2: blanks at the end of the line: remove them"]);
         assert_eq!(messages("a.md", "see /srv/clone/x\n").len(), 1);
         assert_eq!(messages("a.md", concat!("see /ho", "me/me/x\n")).len(), 1);
         assert!(messages("a.md", concat!("GET /api/ho", "me/x\n")).is_empty());

@@ -3,40 +3,21 @@
 use super::{SourceFile, Violation};
 
 /// Drivers of the stores.
-const DRIVERS: [&str; 7] = [
-    "sqlx",
-    "redis",
-    "deadpool_redis",
-    "lapin",
-    "rdkafka",
-    "elasticsearch",
-    "tokio_postgres",
-];
+const DRIVERS: [&str; 7] = ["sqlx", "redis", "deadpool_redis", "lapin", "rdkafka", "elasticsearch", "tokio_postgres"];
 const HTTP: [&str; 2] = ["axum", "utoipa_axum"];
 
 pub(super) fn check(file: &SourceFile, violations: &mut Vec<Violation>) {
     let Some(room) = room(&file.path) else { return };
     let (forbidden, reason): (&[&str], &str) = match room {
         Room::Routes => (&DRIVERS, "a handler asks the store: move the query to store.rs"),
-        Room::Behind => (
-            &HTTP,
-            "HTTP stays in routes/: return a value or a Problem, and let the handler wrap it",
-        ),
+        Room::Behind => (&HTTP, "HTTP stays in routes/: return a value or a Problem, and let the handler wrap it"),
     };
     for (index, line) in file.text.lines().enumerate() {
         // `axum::http` is the `http` crate: the words of a status, which a Problem has too.
-        let code = line
-            .split("//")
-            .next()
-            .unwrap_or_default()
-            .replace("axum::http::", "http::");
+        let code = line.split("//").next().unwrap_or_default().replace("axum::http::", "http::");
         for name in forbidden {
             if uses(&code, name) {
-                violations.push(Violation::new(
-                    file,
-                    index + 1,
-                    format!("{name} in {}: {reason}", room.name()),
-                ));
+                violations.push(Violation::new(file, index + 1, format!("{name} in {}: {reason}", room.name())));
             }
         }
     }
@@ -78,10 +59,7 @@ fn uses(code: &str, name: &str) -> bool {
         let before = &code[..start];
         let after = &code[start + name.len()..];
         let path_inside = before.ends_with("::") || before.ends_with("crate::");
-        !before
-            .chars()
-            .next_back()
-            .is_some_and(|c| is_word(c) || c == '"' || c == '.')
+        !before.chars().next_back().is_some_and(|c| is_word(c) || c == '"' || c == '.')
             && !path_inside
             && (after.starts_with("::") || (before.trim() == "use" && after.starts_with([';', ' '])))
     })

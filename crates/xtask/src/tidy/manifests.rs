@@ -31,19 +31,13 @@ pub(super) fn check(file: &SourceFile, violations: &mut Vec<Violation>) {
         }
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
         if !line.replace(' ', "").contains("workspace=true") {
-            say(format!(
-                "{name}: declare it once in the root Cargo.toml, and write `{name}.workspace = true` here"
-            ));
+            say(format!("{name}: declare it once in the root Cargo.toml, and write `{name}.workspace = true` here"));
         } else if line.contains("features") {
-            say(format!(
-                "{name}: name its features in the root Cargo.toml, so that all members build the same"
-            ));
+            say(format!("{name}: name its features in the root Cargo.toml, so that all members build the same"));
         }
         let is_service = SERVICE_NAMES.contains(&name);
         if is_service && name != own_name && (member.starts_with("services/") || member.starts_with("crates/")) {
-            say(format!(
-                "{own_name} depends on {name}: services talk by HTTP or event, never by crate"
-            ));
+            say(format!("{own_name} depends on {name}: services talk by HTTP or event, never by crate"));
         }
         if name == "kronos-testkit" && section == "dependencies" {
             say("kronos-testkit is for tests: move it to [dev-dependencies]".to_owned());
@@ -70,11 +64,9 @@ mod tests {
     fn a_member_takes_everything_from_the_root() {
         assert_eq!(count("services/auth-service/Cargo.toml", GOOD), 0);
         assert_eq!(count("services/auth-service/Cargo.toml", "[package]\n"), 1, "no lints");
-        for dependency in [
-            "serde = \"1\"",
-            "serde = { workspace = true, features = [\"rc\"] }",
-            "user-service.workspace = true",
-        ] {
+        for dependency in
+            ["serde = \"1\"", "serde = { workspace = true, features = [\"rc\"] }", "user-service.workspace = true"]
+        {
             let text = format!("{GOOD}[dependencies]\n{dependency}\n");
             assert_eq!(count("services/auth-service/Cargo.toml", &text), 1, "{dependency}");
         }

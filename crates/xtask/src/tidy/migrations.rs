@@ -3,11 +3,7 @@
 use super::{SourceFile, Violation};
 
 pub(super) fn check(file: &SourceFile, violations: &mut Vec<Violation>) {
-    let Some(name) = file
-        .path
-        .strip_prefix("migrations/")
-        .filter(|name| name.ends_with(".sql"))
-    else {
+    let Some(name) = file.path.strip_prefix("migrations/").filter(|name| name.ends_with(".sql")) else {
         return;
     };
     let file_name = name.rsplit('/').next().unwrap_or_default();
@@ -16,20 +12,12 @@ pub(super) fn check(file: &SourceFile, violations: &mut Vec<Violation>) {
         violations.push(Violation::new(file, 1, "name it NNNN_what_it_does.sql"));
     }
     if !file.text.starts_with("-- ") {
-        violations.push(Violation::new(
-            file,
-            1,
-            "the first line is a comment that explains the migration: `-- …`",
-        ));
+        violations.push(Violation::new(file, 1, "the first line is a comment that explains the migration: `-- …`"));
     }
     let mut in_text = false;
     for (index, line) in file.text.lines().enumerate() {
         if has_uppercase_code(line, &mut in_text) {
-            violations.push(Violation::new(
-                file,
-                index + 1,
-                "SQL is lowercase: write keywords and names small",
-            ));
+            violations.push(Violation::new(file, index + 1, "SQL is lowercase: write keywords and names small"));
         }
     }
 }
@@ -67,10 +55,7 @@ mod tests {
         assert!(lines(path, "-- Why.\ncreate table a (b text default 'X''Y'); -- As it is\n").is_empty());
         assert_eq!(lines(path, "create table a (b text);\n"), [1]);
         assert_eq!(lines(path, "-- Why.\nCREATE table a (b text);\n"), [2]);
-        assert!(
-            lines(path, "-- Why.\nselect 'a\nB';\n").is_empty(),
-            "a string may span lines"
-        );
+        assert!(lines(path, "-- Why.\nselect 'a\nB';\n").is_empty(), "a string may span lines");
         assert_eq!(lines("migrations/auth/begin.sql", "-- Why.\n"), [1]);
     }
 }

@@ -1,6 +1,7 @@
 //! `tidy`: the rules of CONTRIBUTING.md as code. Each rule reads the files that git knows or would add, and says for
 //! every violation where it is and what to do.
 
+mod dependencies;
 mod files;
 mod imports;
 mod manifests;
@@ -31,11 +32,7 @@ struct Violation {
 
 impl Violation {
     fn new(file: &SourceFile, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: file.path.clone(),
-            line,
-            message: message.into(),
-        }
+        Self { path: file.path.clone(), line, message: message.into() }
     }
 }
 
@@ -57,6 +54,7 @@ pub(crate) fn tidy() -> anyhow::Result<()> {
         migrations::check(file, &mut violations);
     }
     names::check(&files, &mut violations);
+    dependencies::check(&mut violations)?;
     violations.sort();
     for violation in &violations {
         println!("{violation}");
@@ -79,16 +77,10 @@ fn read_all(root: &PathBuf) -> anyhow::Result<Vec<SourceFile>> {
         bail!("git ls-files: {}", String::from_utf8_lossy(&list.stderr).trim());
     }
     let mut files = Vec::new();
-    for path in String::from_utf8(list.stdout)?
-        .split('\0')
-        .filter(|path| !path.is_empty())
-    {
+    for path in String::from_utf8(list.stdout)?.split('\0').filter(|path| !path.is_empty()) {
         // Not text, or removed and not yet committed: nothing to read.
         if let Ok(text) = fs::read_to_string(root.join(path)) {
-            files.push(SourceFile {
-                path: path.to_owned(),
-                text,
-            });
+            files.push(SourceFile { path: path.to_owned(), text });
         }
     }
     Ok(files)
@@ -106,8 +98,5 @@ fn words_with_prefix<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item =
 
 #[cfg(test)]
 fn file(path: &str, text: &str) -> SourceFile {
-    SourceFile {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    }
+    SourceFile { path: path.to_owned(), text: text.to_owned() }
 }

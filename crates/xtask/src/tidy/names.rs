@@ -30,9 +30,7 @@ pub(super) fn check(files: &[SourceFile], violations: &mut Vec<Violation>) {
             }
             for port in numbers(line) {
                 if is_ours(port) && !all_ports.contains(&port) {
-                    say(format!(
-                        "no service has the port {port}: see the config.default.toml files"
-                    ));
+                    say(format!("no service has the port {port}: see the config.default.toml files"));
                 }
             }
         }
@@ -40,10 +38,7 @@ pub(super) fn check(files: &[SourceFile], violations: &mut Vec<Violation>) {
 }
 
 fn is_operators(path: &str) -> bool {
-    ["monitoring/", "deploy/", "k8s/"]
-        .iter()
-        .any(|room| path.starts_with(room))
-        || path.starts_with("docker-compose")
+    ["monitoring/", "deploy/", "k8s/"].iter().any(|room| path.starts_with(room)) || path.starts_with("docker-compose")
 }
 
 /// Ports that the design gives to the seven services; others belong to somebody else's software.
@@ -71,19 +66,15 @@ fn metrics_in_code(files: &[SourceFile]) -> BTreeSet<String> {
 
 fn is_known(name: &str, known: &BTreeSet<String>) -> bool {
     known.contains(name)
-        || SUFFIXES
-            .iter()
-            .any(|suffix| name.strip_suffix(suffix).is_some_and(|base| known.contains(base)))
+        || SUFFIXES.iter().any(|suffix| name.strip_suffix(suffix).is_some_and(|base| known.contains(base)))
 }
 
 /// The ports on which each service listens by default.
 fn ports_in_code(files: &[SourceFile]) -> BTreeMap<&str, BTreeSet<u16>> {
     let mut ports = BTreeMap::new();
     for file in files {
-        let Some(service) = file
-            .path
-            .strip_prefix("services/")
-            .and_then(|rest| rest.strip_suffix("/config.default.toml"))
+        let Some(service) =
+            file.path.strip_prefix("services/").and_then(|rest| rest.strip_suffix("/config.default.toml"))
         else {
             continue;
         };
@@ -105,12 +96,8 @@ fn service_ports(line: &str) -> Vec<(&'static str, u16)> {
         for (start, _) in line.match_indices(service) {
             let rest = &line[start + service.len()..];
             let rest = rest.trim_start_matches(|c: char| c == '.' || c == '-' || c.is_ascii_alphanumeric());
-            let digits: String = rest
-                .strip_prefix(':')
-                .unwrap_or_default()
-                .chars()
-                .take_while(char::is_ascii_digit)
-                .collect();
+            let digits: String =
+                rest.strip_prefix(':').unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
             if let Ok(port) = digits.parse() {
                 found.push((service, port));
             }
@@ -120,8 +107,7 @@ fn service_ports(line: &str) -> Vec<(&'static str, u16)> {
 }
 
 fn numbers(line: &str) -> impl Iterator<Item = u16> {
-    line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.'))
-        .filter_map(|word| word.parse().ok())
+    line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.')).filter_map(|word| word.parse().ok())
 }
 
 #[cfg(test)]
@@ -130,14 +116,8 @@ mod tests {
 
     fn messages(path: &str, text: &str) -> Vec<String> {
         let files = [
-            file(
-                "services/auth-service/src/telemetry.rs",
-                "const A: &str = \"kronos_logins_total\";",
-            ),
-            file(
-                "crates/kronos-common/src/telemetry.rs",
-                "const B: &str = \"kronos_request_seconds\";",
-            ),
+            file("services/auth-service/src/telemetry.rs", "const A: &str = \"kronos_logins_total\";"),
+            file("crates/kronos-common/src/telemetry.rs", "const B: &str = \"kronos_request_seconds\";"),
             file(
                 "services/auth-service/config.default.toml",
                 "bind = \"127.0.0.1:7010\"\noperations_bind = \"127.0.0.1:7011\"\n",
@@ -153,21 +133,12 @@ mod tests {
     fn a_metric_in_an_alert_must_exist() {
         assert!(messages("monitoring/alerts.yml", "expr: rate(kronos_request_seconds_bucket[5m])").is_empty());
         assert!(messages("monitoring/alerts.yml", "expr: kronos_logins_total > 5").is_empty());
-        assert_eq!(
-            messages("monitoring/alerts.yml", "expr: kronos_logouts_total > 5").len(),
-            1
-        );
+        assert_eq!(messages("monitoring/alerts.yml", "expr: kronos_logouts_total > 5").len(), 1);
     }
 
     #[test]
     fn a_port_in_a_deployment_must_be_the_services_own() {
-        assert!(
-            messages(
-                "k8s/base/auth.yml",
-                "url: http://auth-service:7010, containerPort: 7011"
-            )
-            .is_empty()
-        );
+        assert!(messages("k8s/base/auth.yml", "url: http://auth-service:7010, containerPort: 7011").is_empty());
         assert!(messages("k8s/base/auth.yml", "http://auth-service.kronos.svc:7011").is_empty());
         assert_eq!(messages("docker-compose.yml", "http://auth-service:80").len(), 1);
         assert_eq!(messages("docker-compose.yml", "- \"7099:80\"").len(), 1);
