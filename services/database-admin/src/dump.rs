@@ -70,9 +70,11 @@ pub async fn run(
             let file = format!("{id}.{}", if sealed { "kbk" } else { "dump" });
             let named = config.directory.join(&file);
             let from = path.clone();
-            tokio::task::spawn_blocking(move || publish(&from, &named))
-                .await?
-                .map(|()| Finished { file, bytes, sha256 })
+            tokio::task::spawn_blocking(move || publish(&from, &named)).await?.map(|()| Finished {
+                file,
+                bytes,
+                sha256,
+            })
         }
         Err(error) => Err(error),
     };
@@ -102,9 +104,7 @@ fn create(directory: &Path, unfinished: &Path) -> anyhow::Result<(File, PathBuf)
 fn publish(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::rename(from, to).with_context(|| format!("rename to {}", to.display()))?;
     let directory = to.parent().context("a backup lies in a directory")?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .context("sync the directory")
+    File::open(directory).and_then(|directory| directory.sync_all()).context("sync the directory")
 }
 
 async fn stream(
@@ -114,9 +114,7 @@ async fn stream(
     progress: Arc<Progress>,
     file: File,
 ) -> anyhow::Result<(u64, String)> {
-    let mut child = command(config)?
-        .spawn()
-        .with_context(|| format!("start {}", config.pg_dump.display()))?;
+    let mut child = command(config)?.spawn().with_context(|| format!("start {}", config.pg_dump.display()))?;
     let mut dump = child.stdout.take().context("standard output is piped")?;
     let watched = watch(&mut child, Arc::clone(&progress))?;
 
@@ -170,9 +168,7 @@ fn watch(child: &mut Child, progress: Arc<Progress>) -> anyhow::Result<tokio::ta
 }
 
 fn command(config: &config::Backup) -> anyhow::Result<Command> {
-    let mut url = Url::parse(config.url.expose_secret())
-        .ok()
-        .context("configuration key `backup.url` is not a URL")?;
+    let mut url = Url::parse(config.url.expose_secret()).ok().context("configuration key `backup.url` is not a URL")?;
     let password = url.password().map(decoded).transpose()?;
     // Arguments can be seen by every process on the machine.
     let _ = url.set_password(None);

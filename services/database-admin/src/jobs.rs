@@ -99,12 +99,7 @@ async fn run(app: &App, id: Uuid) -> anyhow::Result<()> {
     let progress = Arc::new(dump::Progress::default());
     let mut ticks = time::interval(PROGRESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut dumping = std::pin::pin!(dump::run(
-        &app.config.backup,
-        id,
-        app.keyring.clone(),
-        Arc::clone(&progress)
-    ));
+    let mut dumping = std::pin::pin!(dump::run(&app.config.backup, id, app.keyring.clone(), Arc::clone(&progress)));
     let finished = loop {
         tokio::select! {
             finished = &mut dumping => break finished?,

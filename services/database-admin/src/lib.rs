@@ -73,9 +73,11 @@ impl FromRef<App> for Verifier {
 /// A taken port, an unreachable database, a schema that is behind, a bad setting.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let http = config.http.clone();
-    service::start("database-admin", &http, |context| async move {
-        App::connect(config, context).await.map(App::router)
-    })
+    service::start(
+        "database-admin",
+        &http,
+        |context| async move { App::connect(config, context).await.map(App::router) },
+    )
     .await
 }
 
@@ -108,16 +110,7 @@ impl App {
             config.query.clone(),
             metrics.queries.clone(),
         );
-        let app = Self(Arc::new(Parts {
-            pool,
-            backup_pool,
-            queries,
-            keyring,
-            config,
-            metrics,
-            context,
-            verifier,
-        }));
+        let app = Self(Arc::new(Parts { pool, backup_pool, queries, keyring, config, metrics, context, verifier }));
         jobs::start(&app);
         Ok(app)
     }

@@ -2,10 +2,5 @@
 
 fn main() -> std::process::ExitCode {
     let extras = database_admin::subcommands::all();
-    kronos_common::service::main_with(
-        "database-admin",
-        database_admin::DEFAULTS,
-        database_admin::start,
-        extras,
-    )
+    kronos_common::service::main_with("database-admin", database_admin::DEFAULTS, database_admin::start, extras)
 }

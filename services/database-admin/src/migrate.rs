@@ -3,6 +3,7 @@
 //! never run it themselves: they only check that their schema is current.
 
 mod grants;
+mod readable;
 mod roles;
 mod scram;
 mod sets;
@@ -46,19 +47,12 @@ pub struct Settings {
 /// its last good version, and the ones after it are not touched.
 pub async fn run(settings: &Settings, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
     check(settings)?;
-    let door: PgConnectOptions = settings
-        .admin_url
-        .expose_secret()
-        .parse()
-        .context("read migrate.admin_url")?;
+    anyhow::ensure!(!settings.admin_url.expose_secret().is_empty(), "migrate.admin_url is not set");
+    let door: PgConnectOptions = settings.admin_url.expose_secret().parse().context("read migrate.admin_url")?;
     let door = door.application_name("database-admin migrate");
     let mut admin = connect(&door).await?;
 
-    if !sqlx::query_scalar::<_, bool>("select pg_try_advisory_lock($1)")
-        .bind(LOCK)
-        .fetch_one(&mut admin)
-        .await?
-    {
+    if !sqlx::query_scalar::<_, bool>("select pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut admin).await? {
         writeln!(out, "another migrate is running on this server, waiting for it")?;
         admin.execute("set lock_timeout = '10min'").await?;
         sqlx::query("select pg_advisory_lock($1)")
@@ -78,9 +72,7 @@ pub async fn run(settings: &Settings, out: &mut (dyn Write + Send)) -> anyhow::R
         roles::ensure_schema(&mut target, role).await?;
     }
     for set in sets()? {
-        apply(&mut target, &set, out)
-            .await
-            .with_context(|| format!("migrate schema {}", set.role.schema))?;
+        apply(&mut target, &set, out).await.with_context(|| format!("migrate schema {}", set.role.schema))?;
     }
     grants::give(&mut target, out).await?;
 
@@ -94,17 +86,11 @@ fn check(settings: &Settings) -> anyhow::Result<()> {
     ensure!(
         !settings.database.is_empty()
             && settings.database.len() <= 63
-            && settings
-                .database
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'),
+            && settings.database.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'),
         "migrate.database: {:?} is not 1 to 63 letters, digits, _ or -",
         settings.database,
     );
-    ensure!(
-        settings.connection_limit >= -1,
-        "migrate.connection_limit: must be -1 (none) or more"
-    );
+    ensure!(settings.connection_limit >= -1, "migrate.connection_limit: must be -1 (none) or more");
     for name in settings.role_passwords.keys() {
         if !roles::names().any(|known| known == name) {
             bail!(
@@ -124,9 +110,7 @@ async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
         PgSslMode::Prefer if options.get_host() == "127.0.0.1" => options.clone().ssl_mode(PgSslMode::Disable),
         _ => options.clone(),
     };
-    PgConnection::connect_with(&options)
-        .await
-        .with_context(|| format!("connect to database {database} at {at}"))
+    PgConnection::connect_with(&options).await.with_context(|| format!("connect to database {database} at {at}"))
 }
 
 async fn ensure_database(admin: &mut PgConnection, name: &str, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
@@ -137,10 +121,7 @@ async fn ensure_database(admin: &mut PgConnection, name: &str, out: &mut (dyn Wr
     if !exists {
         // The name was checked: letters, digits, _ and - only.
         let create = format!("create database \"{name}\" encoding 'UTF8' template template0");
-        admin
-            .execute(AssertSqlSafe(create))
-            .await
-            .with_context(|| format!("create database {name}"))?;
+        admin.execute(AssertSqlSafe(create)).await.with_context(|| format!("create database {name}"))?;
         writeln!(out, "{:<10} created", "database")?;
     }
     Ok(())
@@ -152,23 +133,14 @@ async fn apply(target: &mut PgConnection, set: &MigrationSet, out: &mut (dyn Wri
     let ServiceRole { role, schema, .. } = set.role;
     // A change that waits for a lock holds up all who come after it: better to fail, and to be run again.
     target
-        .execute(AssertSqlSafe(format!(
-            "set role {role}; set search_path = {schema}; set lock_timeout = '30s'"
-        )))
+        .execute(AssertSqlSafe(format!("set role {role}; set search_path = {schema}; set lock_timeout = '30s'")))
         .await?;
     let before = applied(target).await?;
     set.migrator.run_direct(None, target, false).await?;
     let after = applied(target).await?;
-    target
-        .execute("reset lock_timeout; reset search_path; reset role")
-        .await?;
+    target.execute("reset lock_timeout; reset search_path; reset role").await?;
     let new = after.saturating_sub(before);
-    let version = set
-        .migrator
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
+    let version = set.migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
     writeln!(
         out,
         "{schema:<10} version {version:04}, {new} new of {after} migrations, {} ms",
@@ -179,13 +151,10 @@ async fn apply(target: &mut PgConnection, set: &MigrationSet, out: &mut (dyn Wri
 
 /// How many migrations the current schema has seen.
 async fn applied(target: &mut PgConnection) -> anyhow::Result<i64> {
-    let known: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-        .fetch_one(&mut *target)
-        .await?;
+    let known: bool =
+        sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(&mut *target).await?;
     if !known {
         return Ok(0);
     }
-    Ok(sqlx::query_scalar("select count(*) from _sqlx_migrations")
-        .fetch_one(target)
-        .await?)
+    Ok(sqlx::query_scalar("select count(*) from _sqlx_migrations").fetch_one(target).await?)
 }

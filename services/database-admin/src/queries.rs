@@ -67,13 +67,7 @@ impl Queries {
             .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.bytes).unwrap_or(u32::MAX))
             .time_to_live(Duration::from_secs(config.cache_seconds))
             .build();
-        Self {
-            reader,
-            pool,
-            config,
-            cache,
-            outcomes,
-        }
+        Self { reader, pool, config, cache, outcomes }
     }
 
     /// What may be read.
@@ -81,10 +75,7 @@ impl Queries {
     /// # Errors
     /// The database is away.
     pub async fn readable(&self) -> Result<Arc<[Readable]>> {
-        self.reader
-            .readable()
-            .await
-            .map_err(|error| problem(error, &self.config))
+        self.reader.readable().await.map_err(|error| problem(error, &self.config))
     }
 
     /// Answers a question, and records it. Must not be dropped before it ends: spawn it.
@@ -100,11 +91,7 @@ impl Queries {
         // What can't be recorded is not answered.
         audit::insert(&self.pool, &entry).await?;
         let (answer, cached) = found.map_err(|error| problem(error, &self.config))?;
-        Ok(Answered {
-            answer,
-            cached,
-            duration_ms: duration.as_secs_f64() * 1000.0,
-        })
+        Ok(Answered { answer, cached, duration_ms: duration.as_secs_f64() * 1000.0 })
     }
 
     async fn find(&self, question: &Question) -> std::result::Result<(Arc<Answer>, bool), ReadError> {
@@ -113,15 +100,9 @@ impl Queries {
         if judged.parameters != question.params.len() {
             let (wanted, came) = (judged.parameters, question.params.len());
             let detail = format!("the statement has {wanted} parameters, {came} values came");
-            return Err(ReadError::Parameter {
-                index: wanted.min(came),
-                detail,
-            });
+            return Err(ReadError::Parameter { index: wanted.min(came), detail });
         }
-        let rows = question
-            .max_rows
-            .unwrap_or(self.config.default_rows)
-            .min(self.config.max_rows);
+        let rows = question.max_rows.unwrap_or(self.config.default_rows).min(self.config.max_rows);
         let key = key(&judged.sql, &question.params, rows);
         if !question.fresh
             && let Some(answer) = self.cache.get(&key)
@@ -167,10 +148,7 @@ impl Queries {
             column: place.and_then(|refusal| i32::try_from(refusal.column).ok()),
             sql: &question.sql,
             sql_sha256: hex::encode(Sha256::digest(&question.sql)),
-            row_count: found
-                .as_ref()
-                .ok()
-                .and_then(|(answer, _)| i32::try_from(answer.rows.len()).ok()),
+            row_count: found.as_ref().ok().and_then(|(answer, _)| i32::try_from(answer.rows.len()).ok()),
             duration_ms: i32::try_from(duration.as_millis()).unwrap_or(i32::MAX),
         }
     }
@@ -194,18 +172,16 @@ fn key(sql: &str, params: &[Value], rows: u32) -> [u8; 32] {
 fn problem(error: ReadError, limits: &config::Query) -> Problem {
     let sql = |code: &'static str, detail: String| Problem::field("/sql", code, detail);
     match error {
-        ReadError::Refused(refusal) if refusal.line > 0 => sql(
-            refusal.rule,
-            format!("{} (line {}, column {})", refusal.detail, refusal.line, refusal.column),
-        ),
+        ReadError::Refused(refusal) if refusal.line > 0 => {
+            sql(refusal.rule, format!("{} (line {}, column {})", refusal.detail, refusal.line, refusal.column))
+        }
         ReadError::Refused(refusal) => sql(refusal.rule, refusal.detail),
         ReadError::Parameter { index, detail } => {
             Problem::invalid(vec![FieldError::new(format!("/params/{index}"), "parameter", detail)])
         }
-        ReadError::Server { code, message } if code == "42501" => sql(
-            "not_readable",
-            format!("{message}: GET /db/tables lists the columns that can be read"),
-        ),
+        ReadError::Server { code, message } if code == "42501" => {
+            sql("not_readable", format!("{message}: GET /db/tables lists the columns that can be read"))
+        }
         ReadError::Server { code, message } => sql("refused_by_server", format!("{message} (SQLSTATE {code})")),
         ReadError::TooHeavy { cost, rows } => sql(
             "too_heavy",
@@ -214,17 +190,12 @@ fn problem(error: ReadError, limits: &config::Query) -> Problem {
                 limits.max_cost, limits.max_plan_rows
             ),
         ),
-        ReadError::TooSlow => sql(
-            "too_slow",
-            format!(
-                "it did not end within {} ms: narrow it down",
-                limits.statement_timeout_ms
-            ),
-        ),
-        ReadError::RowTooLarge => sql(
-            "row_too_large",
-            format!("a row has more than {} bytes: select less of it", limits.max_row_bytes),
-        ),
+        ReadError::TooSlow => {
+            sql("too_slow", format!("it did not end within {} ms: narrow it down", limits.statement_timeout_ms))
+        }
+        ReadError::RowTooLarge => {
+            sql("row_too_large", format!("a row has more than {} bytes: select less of it", limits.max_row_bytes))
+        }
         ReadError::StrongRole => Problem::unavailable("reader's role", Duration::from_secs(60)).caused_by(error),
         ReadError::Database(error) => error.into(),
     }

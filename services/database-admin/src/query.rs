@@ -44,12 +44,7 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(rule: &'static str, at: Location, detail: impl Into<String>) -> Self {
-        Self {
-            rule,
-            detail: detail.into(),
-            line: at.line,
-            column: at.column,
-        }
+        Self { rule, detail: detail.into(), line: at.line, column: at.column }
     }
 }
 
@@ -92,20 +87,14 @@ pub struct Known {
 /// The rule that refuses it, and where.
 pub fn judge(sql: &str, known: &Known) -> Result<Judged, Refusal> {
     std::thread::scope(|scope| {
-        let judge = std::thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || judge_here(sql, known));
+        let judge = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || judge_here(sql, known));
         let nowhere = Location::empty();
         match judge {
             // A parser that panics has not understood the statement.
-            Ok(judge) => judge
-                .join()
-                .unwrap_or_else(|_| Err(Refusal::new("syntax", nowhere, "this statement can't be read"))),
-            Err(_) => Err(Refusal::new(
-                "busy",
-                nowhere,
-                "no thread is free to read the statement, try again",
-            )),
+            Ok(judge) => {
+                judge.join().unwrap_or_else(|_| Err(Refusal::new("syntax", nowhere, "this statement can't be read")))
+            }
+            Err(_) => Err(Refusal::new("busy", nowhere, "no thread is free to read the statement, try again")),
         }
     })
 }
@@ -120,11 +109,7 @@ fn judge_here(sql: &str, known: &Known) -> Result<Judged, Refusal> {
         (Some(one), None) => one,
         (None, _) => return Err(Refusal::new("empty", Location::empty(), "there is no statement")),
         (Some(second), Some(_)) => {
-            return Err(Refusal::new(
-                "one_statement",
-                second.span().start,
-                "only one statement may run at a time",
-            ));
+            return Err(Refusal::new("one_statement", second.span().start, "only one statement may run at a time"));
         }
     };
     let kind = guard::statement_kind(&statement)?;
@@ -136,17 +121,9 @@ fn judge_here(sql: &str, known: &Known) -> Result<Judged, Refusal> {
     let written = statement.to_string();
     // What was written must mean what was judged.
     if parse(&written, false).is_ok_and(|again| again == [statement]) {
-        Ok(Judged {
-            kind,
-            sql: written,
-            parameters,
-        })
+        Ok(Judged { kind, sql: written, parameters })
     } else {
-        Err(Refusal::new(
-            "unclear",
-            Location::empty(),
-            "this can't be written out unambiguously: write it more simply",
-        ))
+        Err(Refusal::new("unclear", Location::empty(), "this can't be written out unambiguously: write it more simply"))
     }
 }
 
@@ -168,48 +145,31 @@ fn parse(sql: &str, callers: bool) -> Result<Vec<Statement>, Refusal> {
             }
         }
     }
-    Parser::new(&dialect)
-        .with_recursion_limit(MAX_DEPTH)
-        .with_tokens_with_locations(tokens)
-        .parse_statements()
-        .map_err(|error| match error {
-            sqlparser::parser::ParserError::RecursionLimitExceeded => Refusal::new(
-                "too_deep",
-                Location::empty(),
-                format!("it is nested deeper than {MAX_DEPTH} levels"),
-            ),
+    Parser::new(&dialect).with_recursion_limit(MAX_DEPTH).with_tokens_with_locations(tokens).parse_statements().map_err(
+        |error| match error {
+            sqlparser::parser::ParserError::RecursionLimitExceeded => {
+                Refusal::new("too_deep", Location::empty(), format!("it is nested deeper than {MAX_DEPTH} levels"))
+            }
             error => {
                 let text = error.to_string();
                 let text = text.strip_prefix("sql parser error: ").unwrap_or(&text);
                 Refusal::new("syntax", Location::empty(), text.to_owned())
             }
-        })
+        },
+    )
 }
 
 /// Refuses the forms of strings, names and characters that parsers read differently.
 fn check_token(token: &Token) -> Result<(), (&'static str, String)> {
-    let string_form = |what: &str| {
-        Err((
-            "string_form",
-            format!("{what} are not read here: write 'text' or use $1"),
-        ))
-    };
+    let string_form = |what: &str| Err(("string_form", format!("{what} are not read here: write 'text' or use $1")));
     match token {
         Token::Word(word) => match word.quote_style {
             None | Some('"') if word.value.len() > MAX_NAME_BYTES => {
                 Err(("name", format!("a name has at most {MAX_NAME_BYTES} bytes")))
             }
             None => Ok(()),
-            Some('"')
-                if word
-                    .value
-                    .chars()
-                    .any(|c| c == '"' || c == '\'' || c == '\\' || c.is_control()) =>
-            {
-                Err((
-                    "name",
-                    "a quoted name has no quotes, backslashes or control characters".to_owned(),
-                ))
+            Some('"') if word.value.chars().any(|c| c == '"' || c == '\'' || c == '\\' || c.is_control()) => {
+                Err(("name", "a quoted name has no quotes, backslashes or control characters".to_owned()))
             }
             Some('"') if word.value.is_empty() => Err(("name", "a name is not empty".to_owned())),
             Some('"') => Ok(()),
@@ -248,9 +208,7 @@ fn check_token(token: &Token) -> Result<(), (&'static str, String)> {
 
 /// `$7` → 7.
 fn placeholder(name: &str) -> Option<usize> {
-    name.strip_prefix('$')
-        .and_then(|digits| digits.parse().ok())
-        .filter(|number| (1..=1000).contains(number))
+    name.strip_prefix('$').and_then(|digits| digits.parse().ok()).filter(|number| (1..=1000).contains(number))
 }
 
 /// Puts every string that holds a quote or a backslash between `$k$` signs: the two parsers agree on those, however
@@ -268,10 +226,7 @@ impl VisitorMut for Requote {
                 let detail = "this string can't be quoted safely: use a parameter, $1";
                 return ControlFlow::Break(Refusal::new("string_form", value.span.start, detail));
             }
-            let quoted = sqlparser::ast::DollarQuotedString {
-                value: text.clone(),
-                tag: Some("k".to_owned()),
-            };
+            let quoted = sqlparser::ast::DollarQuotedString { value: text.clone(), tag: Some("k".to_owned()) };
             value.value = Value::DollarQuotedString(quoted);
         }
         ControlFlow::Continue(())

@@ -20,12 +20,7 @@ pub fn all() -> Vec<Extra<Config>> {
         Extra {
             command: Command::new("open-backup")
                 .about("Writes the dump that a backup holds to standard output, for pg_restore")
-                .arg(
-                    Arg::new("file")
-                        .required(true)
-                        .value_name("BACKUP")
-                        .value_parser(value_parser!(PathBuf)),
-                ),
+                .arg(Arg::new("file").required(true).value_name("BACKUP").value_parser(value_parser!(PathBuf))),
             run: |config, matches| {
                 let path = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
                 Box::pin(async move { open_backup(&config, &path) })
@@ -35,11 +30,7 @@ pub fn all() -> Vec<Extra<Config>> {
 }
 
 fn open_backup(config: &Config, path: &std::path::Path) -> anyhow::Result<()> {
-    let keyring = if config.sealing.active.is_empty() {
-        None
-    } else {
-        Some(Keyring::new(&config.sealing)?)
-    };
+    let keyring = if config.sealing.active.is_empty() { None } else { Some(Keyring::new(&config.sealing)?) };
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     vault::open(BufReader::new(file), keyring.as_ref(), std::io::stdout().lock())
         .with_context(|| format!("read {}", path.display()))

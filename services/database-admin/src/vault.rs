@@ -33,15 +33,8 @@ impl<W: Write> Writer<W> {
     /// What `out` says.
     pub fn new(out: W, id: Uuid, keyring: Option<std::sync::Arc<Keyring>>) -> io::Result<Self> {
         let sealed = keyring.is_some();
-        let mut writer = Self {
-            out,
-            id,
-            keyring,
-            hash: Sha256::new(),
-            bytes: 0,
-            frame: 0,
-            pending: Vec::with_capacity(CHUNK),
-        };
+        let mut writer =
+            Self { out, id, keyring, hash: Sha256::new(), bytes: 0, frame: 0, pending: Vec::with_capacity(CHUNK) };
         if sealed {
             writer.emit(MAGIC)?;
             writer.emit(id.as_bytes())?;

@@ -4,9 +4,12 @@
 use std::io::Write;
 
 use anyhow::Context as _;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-use super::roles::{BACKUP, READER, SERVICES, names};
+use super::{
+    readable::READABLE,
+    roles::{BACKUP, READER, SERVICES, names},
+};
 
 /// Takes from everyone what PostgreSQL gives by default, and lets only our roles in. `database` was checked.
 pub(super) async fn close_database(target: &mut PgConnection, database: &str) -> anyhow::Result<()> {
@@ -37,24 +40,60 @@ pub(super) async fn give(target: &mut PgConnection, out: &mut (dyn Write + Send)
             .await
             .with_context(|| format!("grant {schema} to {BACKUP}"))?;
     }
-    let _ = READER;
+    let (tables, missing) = readable(target).await?;
+    writeln!(out, "{:<10} {READER} reads {tables} tables", "grants")?;
+    if !missing.is_empty() {
+        writeln!(out, "{:<10} not there to be read: {}", "", missing.join(", "))?;
+    }
     let statements = statement_statistics(target).await?;
-    writeln!(
-        out,
-        "{:<10} statement statistics {}",
-        "grants",
-        if statements { "on" } else { "not available" }
-    )?;
+    writeln!(out, "{:<10} statement statistics {}", "grants", if statements { "on" } else { "not available" })?;
     Ok(())
+}
+
+/// Gives the reader its columns, and takes every other: how many tables it reads, and which columns of the list are
+/// not there. Between the two no query sees a difference: it is one transaction.
+async fn readable(target: &mut PgConnection) -> anyhow::Result<(usize, Vec<String>)> {
+    let mut transaction = target.begin().await?;
+    for schema in SERVICES.iter().map(|service| service.schema) {
+        // This takes the rights on single columns too.
+        let revoke = format!(
+            "revoke all on all tables in schema {schema} from {READER}; grant usage on schema {schema} to {READER}"
+        );
+        transaction.execute(AssertSqlSafe(revoke)).await.with_context(|| format!("revoke {schema} from {READER}"))?;
+    }
+    let mut tables = 0;
+    let mut missing = Vec::new();
+    for entry in READABLE {
+        for schema in
+            SERVICES.iter().map(|service| service.schema).filter(|schema| ["*", schema].contains(&entry.schema))
+        {
+            let table = entry.table;
+            let wanted: Vec<&str> = entry.columns.split(' ').collect();
+            let found: Vec<String> = sqlx::query_scalar(
+                "select a.attname::text from pg_attribute a
+                 where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped and a.attname = any($2)",
+            )
+            .bind(format!("{schema}.{table}"))
+            .bind(&wanted)
+            .fetch_all(&mut *transaction)
+            .await?;
+            let lost = wanted.iter().filter(|column| !found.iter().any(|found| found == *column));
+            missing.extend(lost.map(|column| format!("{schema}.{table}.{column}")));
+            if !found.is_empty() {
+                let grant = format!("grant select ({}) on {schema}.{table} to {READER}", found.join(", "));
+                transaction.execute(AssertSqlSafe(grant)).await.with_context(|| format!("grant {schema}.{table}"))?;
+                tables += 1;
+            }
+        }
+    }
+    transaction.commit().await?;
+    Ok((tables, missing))
 }
 
 /// Lets kronos_dbadmin see every session's and statement's statistics, and installs `pg_stat_statements` where the
 /// server has loaded it. Says whether it is there.
 async fn statement_statistics(target: &mut PgConnection) -> anyhow::Result<bool> {
-    target
-        .execute("grant pg_read_all_stats to kronos_dbadmin")
-        .await
-        .context("grant pg_read_all_stats")?;
+    target.execute("grant pg_read_all_stats to kronos_dbadmin").await.context("grant pg_read_all_stats")?;
     let loaded: bool = sqlx::query_scalar(
         "select coalesce(current_setting('shared_preload_libraries', true), '') like '%pg_stat_statements%'
             and exists (select from pg_available_extensions where name = 'pg_stat_statements')",

@@ -20,34 +20,13 @@ pub struct ServiceRole {
 
 /// The seven services' roles, in the order in which their schemas are migrated.
 pub const SERVICES: [ServiceRole; 7] = [
-    ServiceRole {
-        role: "kronos_auth",
-        schema: "auth",
-    },
-    ServiceRole {
-        role: "kronos_users",
-        schema: "users",
-    },
-    ServiceRole {
-        role: "kronos_logs",
-        schema: "logs",
-    },
-    ServiceRole {
-        role: "kronos_cache",
-        schema: "cache",
-    },
-    ServiceRole {
-        role: "kronos_router",
-        schema: "router",
-    },
-    ServiceRole {
-        role: "kronos_messaging",
-        schema: "messaging",
-    },
-    ServiceRole {
-        role: "kronos_dbadmin",
-        schema: "dbadmin",
-    },
+    ServiceRole { role: "kronos_auth", schema: "auth" },
+    ServiceRole { role: "kronos_users", schema: "users" },
+    ServiceRole { role: "kronos_logs", schema: "logs" },
+    ServiceRole { role: "kronos_cache", schema: "cache" },
+    ServiceRole { role: "kronos_router", schema: "router" },
+    ServiceRole { role: "kronos_messaging", schema: "messaging" },
+    ServiceRole { role: "kronos_dbadmin", schema: "dbadmin" },
 ];
 
 /// The role that runs the queries of `/db/query`: it reads curated tables and columns, and nothing else.
@@ -73,9 +52,8 @@ pub(super) async fn ensure_all(
     settings: &Settings,
     out: &mut (dyn Write + Send),
 ) -> anyhow::Result<()> {
-    let superuser: bool = sqlx::query_scalar("select rolsuper from pg_roles where rolname = current_user")
-        .fetch_one(&mut *admin)
-        .await?;
+    let superuser: bool =
+        sqlx::query_scalar("select rolsuper from pg_roles where rolname = current_user").fetch_one(&mut *admin).await?;
     let mut created = 0;
     let mut without_password = Vec::new();
     for service in &SERVICES {
@@ -97,9 +75,7 @@ pub(super) async fn ensure_all(
     for role in names() {
         if !superuser {
             // Without it a plain administrator could make schemas for the role, but not act as it.
-            admin
-                .execute(AssertSqlSafe(format!("grant {role} to current_user")))
-                .await?;
+            admin.execute(AssertSqlSafe(format!("grant {role} to current_user"))).await?;
         }
         match settings.role_passwords.get(role) {
             Some(password) => {
@@ -112,12 +88,7 @@ pub(super) async fn ensure_all(
     }
     writeln!(out, "{:<10} {created} new of {}", "roles", names().count())?;
     if !without_password.is_empty() {
-        writeln!(
-            out,
-            "{:<10} no password is configured for {}",
-            "",
-            without_password.join(", ")
-        )?;
+        writeln!(out, "{:<10} no password is configured for {}", "", without_password.join(", "))?;
     }
     Ok(())
 }
@@ -125,11 +96,7 @@ pub(super) async fn ensure_all(
 /// Makes one role, or takes from it what it should not have. Says whether it is new.
 async fn ensure(admin: &mut PgConnection, role: &str, connections: i32) -> anyhow::Result<bool> {
     // Only kronos_dbadmin is granted another role's rights (pg_read_all_stats), and so must inherit.
-    let inherit = if role == "kronos_dbadmin" {
-        "inherit"
-    } else {
-        "noinherit"
-    };
+    let inherit = if role == "kronos_dbadmin" { "inherit" } else { "noinherit" };
     let wanted = format!("login {inherit} nocreatedb nocreaterole connection limit {connections}");
     let found: Option<(bool, bool, bool)> =
         sqlx::query_as("select rolsuper, rolreplication, rolbypassrls from pg_roles where rolname = $1")

@@ -16,10 +16,7 @@ const ITERATIONS: u32 = 4096;
 /// (RFC 4013) in the same way by every client.
 pub(super) fn verifier(password: &str) -> anyhow::Result<String> {
     ensure!(!password.is_empty(), "the password is empty");
-    ensure!(
-        password.bytes().all(|b| (0x20..0x7f).contains(&b)),
-        "the password has characters outside printable ASCII"
-    );
+    ensure!(password.bytes().all(|b| (0x20..0x7f).contains(&b)), "the password has characters outside printable ASCII");
     let salt: [u8; 16] = rand::random();
     Ok(verifier_with(password, &salt))
 }

@@ -32,15 +32,7 @@ pub struct MigrationSet {
 /// # Errors
 /// When two files of one schema have the same version, or a version is outside its folder's range.
 pub fn sets() -> anyhow::Result<Vec<MigrationSet>> {
-    SERVICES
-        .iter()
-        .map(|role| {
-            Ok(MigrationSet {
-                role,
-                migrator: joined(role, own(role.schema))?,
-            })
-        })
-        .collect()
+    SERVICES.iter().map(|role| Ok(MigrationSet { role, migrator: joined(role, own(role.schema))? })).collect()
 }
 
 /// database-admin's own migrations, without the common ones.
@@ -64,11 +56,7 @@ fn own(schema: &str) -> &'static Migrator {
 fn joined(role: &ServiceRole, own: &Migrator) -> anyhow::Result<Migrator> {
     let schema = role.schema;
     for migration in COMMON.iter() {
-        ensure!(
-            migration.version < FIRST_OWN_VERSION,
-            "migrations/common: {} must be below 0100",
-            migration.version
-        );
+        ensure!(migration.version < FIRST_OWN_VERSION, "migrations/common: {} must be below 0100", migration.version);
     }
     for migration in own.iter() {
         ensure!(
@@ -81,10 +69,7 @@ fn joined(role: &ServiceRole, own: &Migrator) -> anyhow::Result<Migrator> {
     let joined = Migrator::with_migrations(all);
     let mut last = 0;
     for migration in joined.iter() {
-        ensure!(
-            migration.version != last,
-            "migrations/{schema}: two files have version {last:04}"
-        );
+        ensure!(migration.version != last, "migrations/{schema}: two files have version {last:04}");
         last = migration.version;
     }
     Ok(joined)

@@ -251,18 +251,8 @@ pub const GRAMMAR: &[&str] = &[
 pub const VOLATILE_BUT_HARMLESS: &[&str] = &["clock_timestamp"];
 
 /// Types by name that the parser has no word of its own for.
-const TYPES: &[&str] = &[
-    "timestamptz",
-    "timetz",
-    "inet",
-    "cidr",
-    "macaddr",
-    "jsonpath",
-    "bpchar",
-    "int4",
-    "int2",
-    "oid",
-];
+const TYPES: &[&str] =
+    &["timestamptz", "timetz", "inet", "cidr", "macaddr", "jsonpath", "bpchar", "int4", "int2", "oid"];
 
 /// Whether a value may be cast to `data_type`. `regclass` and its kin are not here: they look names up.
 pub fn data_type(data_type: &DataType) -> bool {

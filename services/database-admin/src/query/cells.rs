@@ -10,12 +10,9 @@ pub fn json(type_name: &str, text: Option<&str>) -> Value {
         "BOOL" => Value::Bool(text == "t"),
         "INT2" | "INT4" | "INT8" | "OID" => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
         // NaN and the infinities are no JSON.
-        "FLOAT4" | "FLOAT8" => text
-            .parse::<f64>()
-            .ok()
-            .map(Value::from)
-            .filter(|v| !v.is_null())
-            .unwrap_or_else(|| text.into()),
+        "FLOAT4" | "FLOAT8" => {
+            text.parse::<f64>().ok().map(Value::from).filter(|v| !v.is_null()).unwrap_or_else(|| text.into())
+        }
         "NUMERIC" => exact_number(text).unwrap_or_else(|| text.into()),
         "JSON" | "JSONB" => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         "TIMESTAMPTZ" => rfc3339(text).into(),

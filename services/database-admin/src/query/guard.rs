@@ -24,21 +24,9 @@ pub(super) fn statement_kind(statement: &Statement) -> Result<Kind, Refusal> {
     let at = statement.span().start;
     match statement {
         Statement::Query(_) => Ok(Kind::Rows),
-        Statement::Explain {
-            describe_alias,
-            analyze,
-            query_plan,
-            estimate,
-            statement,
-            options,
-            ..
-        } => {
+        Statement::Explain { describe_alias, analyze, query_plan, estimate, statement, options, .. } => {
             if *analyze {
-                return Err(Refusal::new(
-                    "explain_analyze",
-                    at,
-                    "EXPLAIN ANALYZE would execute: leave ANALYZE out",
-                ));
+                return Err(Refusal::new("explain_analyze", at, "EXPLAIN ANALYZE would execute: leave ANALYZE out"));
             }
             for option in options.iter().flatten() {
                 let name = option.name.value.to_ascii_lowercase();
@@ -55,37 +43,20 @@ pub(super) fn statement_kind(statement: &Statement) -> Result<Kind, Refusal> {
             if plain && matches!(**statement, Statement::Query(_)) {
                 Ok(Kind::Explain)
             } else {
-                Err(Refusal::new(
-                    "statement_kind",
-                    at,
-                    "EXPLAIN takes a SELECT or VALUES here",
-                ))
+                Err(Refusal::new("statement_kind", at, "EXPLAIN takes a SELECT or VALUES here"))
             }
         }
         Statement::ShowVariable { variable } => match &variable[..] {
             [one] if one.quote_style.is_none() => Ok(Kind::Show),
-            _ => Err(Refusal::new(
-                "statement_kind",
-                at,
-                "SHOW takes the name of one setting here",
-            )),
+            _ => Err(Refusal::new("statement_kind", at, "SHOW takes the name of one setting here")),
         },
-        _ => Err(Refusal::new(
-            "statement_kind",
-            at,
-            "only SELECT, VALUES, EXPLAIN and SHOW may run here",
-        )),
+        _ => Err(Refusal::new("statement_kind", at, "only SELECT, VALUES, EXPLAIN and SHOW may run here")),
     }
 }
 
 /// Walks the whole tree; says the highest parameter number.
 pub(super) fn walk(statement: &Statement, known: &Known) -> Result<usize, Refusal> {
-    let mut guard = Guard {
-        known,
-        ctes: HashSet::new(),
-        parameters: 0,
-        statements: 0,
-    };
+    let mut guard = Guard { known, ctes: HashSet::new(), parameters: 0, statements: 0 };
     match statement.visit(&mut guard) {
         ControlFlow::Continue(()) => Ok(guard.parameters),
         ControlFlow::Break(refusal) => Err(*refusal),
@@ -104,11 +75,7 @@ pub(super) fn folded(name: &ObjectName) -> Option<Vec<String>> {
 }
 
 fn fold(ident: &Ident) -> String {
-    if ident.quote_style.is_some() {
-        ident.value.clone()
-    } else {
-        ident.value.to_ascii_lowercase()
-    }
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 struct Guard<'a> {
@@ -139,11 +106,7 @@ impl Visitor for Guard<'_> {
         self.statements += 1;
         let nested_in_explain = self.statements == 2 && matches!(statement, Statement::Query(_));
         if self.statements > 1 && !nested_in_explain {
-            return refuse(
-                "nested_statement",
-                statement.span().start,
-                "a query may hold no other kind of statement",
-            );
+            return refuse("nested_statement", statement.span().start, "a query may hold no other kind of statement");
         }
         FINE
     }
@@ -247,19 +210,11 @@ impl Visitor for Guard<'_> {
                 self.function_name(name)?;
                 args.iter().try_for_each(|arg| argument(arg, at))
             }
-            TableFactor::Derived {
-                alias, sample: None, ..
-            } => plain_alias(alias.as_ref()),
-            TableFactor::UNNEST {
-                alias,
-                with_offset: false,
-                with_offset_alias: None,
-                ..
-            } => plain_alias(alias.as_ref()),
-            TableFactor::NestedJoin {
-                table_with_joins,
-                alias,
-            } => {
+            TableFactor::Derived { alias, sample: None, .. } => plain_alias(alias.as_ref()),
+            TableFactor::UNNEST { alias, with_offset: false, with_offset_alias: None, .. } => {
+                plain_alias(alias.as_ref())
+            }
+            TableFactor::NestedJoin { table_with_joins, alias } => {
                 plain_alias(alias.as_ref())?;
                 joins(table_with_joins)
             }
@@ -272,17 +227,10 @@ impl Visitor for Guard<'_> {
         match expr {
             Expr::CompoundIdentifier(parts) => self.column_name(parts),
             Expr::CompoundFieldAccess { access_chain, .. } => {
-                if access_chain
-                    .iter()
-                    .all(|access| matches!(access, AccessExpr::Subscript(_)))
-                {
+                if access_chain.iter().all(|access| matches!(access, AccessExpr::Subscript(_))) {
                     FINE
                 } else {
-                    refuse(
-                        "field_access",
-                        at,
-                        "(value).name can call a function: use -> or name the columns",
-                    )
+                    refuse("field_access", at, "(value).name can call a function: use -> or name the columns")
                 }
             }
             Expr::BinaryOp { op, .. } | Expr::AnyOp { compare_op: op, .. } | Expr::AllOp { compare_op: op, .. } => {
@@ -299,12 +247,9 @@ impl Visitor for Guard<'_> {
                     refuse("operator", at, format!("the operator {op} is not allowed here"))
                 }
             }
-            Expr::Cast {
-                kind: CastKind::Cast | CastKind::DoubleColon,
-                data_type,
-                format: None,
-                ..
-            } => type_name(data_type, at),
+            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, data_type, format: None, .. } => {
+                type_name(data_type, at)
+            }
             Expr::TypedString(typed) if !typed.uses_odbc_syntax => type_name(&typed.data_type, at),
             Expr::Function(function) => self.function(function),
             Expr::Like { any: false, .. } | Expr::ILike { any: false, .. } => FINE,
@@ -316,9 +261,7 @@ impl Visitor for Guard<'_> {
                     _ => unknown(at, "this form of rounding"),
                 }
             }
-            Expr::Trim {
-                trim_characters: None, ..
-            } => FINE,
+            Expr::Trim { trim_characters: None, .. } => FINE,
             Expr::Identifier(_)
             | Expr::IsFalse(_)
             | Expr::IsNotFalse(_)
@@ -412,17 +355,13 @@ impl Guard<'_> {
         let at = name.span().start;
         match folded(name).as_deref() {
             Some([name]) if self.ctes.contains(name) => FINE,
-            Some([name]) => refuse(
-                "table",
-                at,
-                format!("there is no WITH query {name}; a table is written schema.table"),
-            ),
+            Some([name]) => {
+                refuse("table", at, format!("there is no WITH query {name}; a table is written schema.table"))
+            }
             Some([schema, table]) if self.known.tables.contains(&(schema.clone(), table.clone())) => FINE,
-            Some([schema, table]) => refuse(
-                "table",
-                at,
-                format!("{schema}.{table} can't be read here; GET /db/tables lists what can"),
-            ),
+            Some([schema, table]) => {
+                refuse("table", at, format!("{schema}.{table} can't be read here; GET /db/tables lists what can"))
+            }
             _ => refuse("table", at, "a table is written schema.table"),
         }
     }
@@ -462,11 +401,7 @@ impl Guard<'_> {
         match &function.args {
             FunctionArguments::None | FunctionArguments::Subquery(_) => FINE,
             FunctionArguments::List(list) => {
-                if !list
-                    .clauses
-                    .iter()
-                    .all(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_)))
-                {
+                if !list.clauses.iter().all(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_))) {
                     return unknown(at, "a clause of this function call");
                 }
                 list.args.iter().try_for_each(|arg| argument(arg, at))
@@ -502,11 +437,9 @@ fn body(set: &SetExpr) -> Verdict {
             body(left)?;
             body(right)
         }
-        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => refuse(
-            "nested_statement",
-            set.span().start,
-            "a query may hold no other kind of statement",
-        ),
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+            refuse("nested_statement", set.span().start, "a query may hold no other kind of statement")
+        }
         _ => unknown(set.span().start, "this form of query"),
     }
 }

@@ -90,16 +90,10 @@ impl Backup {
         };
         Self {
             id: row.id,
-            progress: Progress {
-                tables_done: row.tables_done,
-                tables_total: row.tables_total,
-                fraction,
-            },
+            progress: Progress { tables_done: row.tables_done, tables_total: row.tables_total, fraction },
             started_at: row.started_at,
             finished_at: row.finished_at,
-            duration_ms: (row.finished_at.unwrap_or(now) - row.started_at)
-                .num_milliseconds()
-                .max(0),
+            duration_ms: (row.finished_at.unwrap_or(now) - row.started_at).num_milliseconds().max(0),
             bytes: row.bytes,
             sha256: row.sha256,
             file: row.file,
@@ -134,27 +128,12 @@ pub(super) async fn start_backup(
     jobs::fail_dead(&app).await?;
     let id = Uuid::now_v7();
     let caller = &allowed.caller;
-    backups::begin(
-        &app.pool,
-        id,
-        caller.subject(),
-        caller.client_id(),
-        app.keyring.is_some(),
-    )
-    .await
-    .on_constraint(
+    backups::begin(&app.pool, id, caller.subject(), caller.client_id(), app.keyring.is_some()).await.on_constraint(
         "backups_one_running",
-        Problem::conflict(
-            "backup_running",
-            "a backup is running: wait for it, GET /db/backups shows how far it is",
-        ),
+        Problem::conflict("backup_running", "a backup is running: wait for it, GET /db/backups shows how far it is"),
     )?;
     app.context.spawn("backup", jobs::back_up(app.clone(), id));
-    Ok((
-        StatusCode::ACCEPTED,
-        [(header::LOCATION, format!("/db/backups/{id}"))],
-        Json(BackupStarted { id }),
-    ))
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, format!("/db/backups/{id}"))], Json(BackupStarted { id })))
 }
 
 /// List the backups, the newest first.
@@ -204,9 +183,7 @@ pub(super) async fn get_backup(
     _: Allowed<CanBackUp>,
     Path(id): Path<Uuid>,
 ) -> Result<Json<Backup>> {
-    let row = backups::get(&app.pool, id)
-        .await?
-        .ok_or_else(|| Problem::not_found("backup"))?;
+    let row = backups::get(&app.pool, id).await?.ok_or_else(|| Problem::not_found("backup"))?;
     Ok(Json(Backup::new(row, Utc::now())))
 }
 
@@ -231,9 +208,7 @@ pub(super) async fn follow_backup(
     _: Allowed<CanBackUp>,
     Path(id): Path<Uuid>,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
-    let first = backups::get(&app.pool, id)
-        .await?
-        .ok_or_else(|| Problem::not_found("backup"))?;
+    let first = backups::get(&app.pool, id).await?.ok_or_else(|| Problem::not_found("backup"))?;
     Ok(Sse::new(follow(app, first)).keep_alive(KeepAlive::default()))
 }
 
@@ -245,11 +220,7 @@ fn follow(app: App, first: Row) -> impl Stream<Item = std::result::Result<Event,
         shown: Option<Row>,
         next: Row,
     }
-    let follower = Follower {
-        app,
-        shown: None,
-        next: first,
-    };
+    let follower = Follower { app, shown: None, next: first };
     stream::unfold(follower, |mut follower| async move {
         while follower.shown.as_ref() == Some(&follower.next) {
             if follower.next.state != "running" {
@@ -264,9 +235,7 @@ fn follow(app: App, first: Row) -> impl Stream<Item = std::result::Result<Event,
                 follower.next = row;
             }
         }
-        let event = Event::default()
-            .event("progress")
-            .json_data(Backup::new(follower.next.clone(), Utc::now()));
+        let event = Event::default().event("progress").json_data(Backup::new(follower.next.clone(), Utc::now()));
         follower.shown = Some(follower.next.clone());
         Some((Ok(event.unwrap_or_default()), follower))
     })

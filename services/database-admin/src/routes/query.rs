@@ -26,11 +26,7 @@ impl TryFrom<String> for SqlText {
     type Error = &'static str;
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        if (1..=MAX_SQL_BYTES).contains(&text.len()) {
-            Ok(Self(text))
-        } else {
-            Err("sql has 1 to 65536 bytes")
-        }
+        if (1..=MAX_SQL_BYTES).contains(&text.len()) { Ok(Self(text)) } else { Err("sql has 1 to 65536 bytes") }
     }
 }
 
@@ -44,11 +40,7 @@ impl TryFrom<u32> for MaxRows {
     type Error = &'static str;
 
     fn try_from(rows: u32) -> std::result::Result<Self, Self::Error> {
-        if (1..=10_000).contains(&rows) {
-            Ok(Self(rows))
-        } else {
-            Err("maxRows is 1 to 10000")
-        }
+        if (1..=10_000).contains(&rows) { Ok(Self(rows)) } else { Err("maxRows is 1 to 10000") }
     }
 }
 
@@ -62,11 +54,7 @@ impl TryFrom<Vec<Value>> for Params {
     type Error = &'static str;
 
     fn try_from(values: Vec<Value>) -> std::result::Result<Self, Self::Error> {
-        if values.len() <= 100 {
-            Ok(Self(values))
-        } else {
-            Err("params has at most 100 values")
-        }
+        if values.len() <= 100 { Ok(Self(values)) } else { Err("params has at most 100 values") }
     }
 }
 
@@ -151,12 +139,7 @@ pub(super) async fn run_query(
     let answer = &answered.answer;
     let columns = answer.columns.iter();
     Ok(Json(QueryAnswer {
-        columns: columns
-            .map(|c| QueryColumn {
-                name: c.name.clone(),
-                type_name: c.type_name.clone(),
-            })
-            .collect(),
+        columns: columns.map(|c| QueryColumn { name: c.name.clone(), type_name: c.type_name.clone() }).collect(),
         rows: answer.rows.clone(),
         row_count: answer.rows.len(),
         truncated: answer.truncated,
@@ -198,10 +181,7 @@ pub struct ReadableTables {
 pub(super) async fn list_tables(State(app): State<App>, _: Allowed<CanQuery>) -> Result<Json<ReadableTables>> {
     let mut items: Vec<ReadableTable> = Vec::new();
     for found in app.queries.readable().await?.iter() {
-        let column = QueryColumn {
-            name: found.column_name.clone(),
-            type_name: found.type_name.clone(),
-        };
+        let column = QueryColumn { name: found.column_name.clone(), type_name: found.type_name.clone() };
         match items.last_mut() {
             Some(table) if table.schema == found.schema && table.name == found.table_name => table.columns.push(column),
             _ => items.push(ReadableTable {

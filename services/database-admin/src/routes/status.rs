@@ -106,17 +106,11 @@ pub(super) async fn get_status(State(app): State<App>, _: Allowed<CanReadDatabas
     }
     Ok(Json(DatabaseStatus {
         connections: ConnectionStatus {
-            used: by_role
-                .iter()
-                .map(|role| role.active + role.idle + role.idle_in_transaction)
-                .sum(),
+            used: by_role.iter().map(|role| role.active + role.idle + role.idle_in_transaction).sum(),
             max: server.max_connections,
             by_role,
         },
-        replication: Replication {
-            role: if server.in_recovery { "standby" } else { "primary" },
-            standbys,
-        },
+        replication: Replication { role: if server.in_recovery { "standby" } else { "primary" }, standbys },
         schemas: schemas(&tables, migrated.ok().as_deref()),
         slow_statements: status::slow_statements(&app.pool, SLOWEST).await?,
         last_backup: backups::last_good(&app.pool).await?,
@@ -129,11 +123,7 @@ fn schemas(tables: &[Table], migrated: Option<&[Migrated]>) -> Vec<SchemaStatus>
     SERVICES
         .iter()
         .map(|service| {
-            let tables: Vec<Table> = tables
-                .iter()
-                .filter(|table| table.schema == service.schema)
-                .cloned()
-                .collect();
+            let tables: Vec<Table> = tables.iter().filter(|table| table.schema == service.schema).cloned().collect();
             let known: Vec<i64> = sets
                 .iter()
                 .filter(|set| set.role.schema == service.schema)
@@ -151,13 +141,7 @@ fn schemas(tables: &[Table], migrated: Option<&[Migrated]>) -> Vec<SchemaStatus>
                 }
             });
             let bytes = tables.iter().map(|table| table.bytes).sum();
-            SchemaStatus {
-                name: service.schema,
-                owner: service.role,
-                bytes,
-                tables,
-                migrations,
-            }
+            SchemaStatus { name: service.schema, owner: service.role, bytes, tables, migrations }
         })
         .collect()
 }

@@ -34,12 +34,7 @@ const KEPT_CHARACTERS: usize = 4_000;
 /// Writes one entry.
 pub async fn insert(pool: &PgPool, entry: &Entry<'_>) -> sqlx::Result<()> {
     // PostgreSQL's text has no zero character.
-    let sql: String = entry
-        .sql
-        .chars()
-        .take(KEPT_CHARACTERS)
-        .map(|c| if c == '\0' { '\u{fffd}' } else { c })
-        .collect();
+    let sql: String = entry.sql.chars().take(KEPT_CHARACTERS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
     sqlx::query(
         "insert into query_audit (id, subject, client_id, outcome, rule, line, column_number, sql, sql_sha256, row_count,
              duration_ms)

@@ -58,10 +58,7 @@ pub async fn known(reader: &mut PgConnection, readable: &[Readable]) -> sqlx::Re
     Ok(Known {
         functions: functions.into_iter().collect(),
         called_as_columns: called_as_columns.into_iter().collect(),
-        tables: readable
-            .iter()
-            .map(|column| (column.schema.clone(), column.table_name.clone()))
-            .collect(),
+        tables: readable.iter().map(|column| (column.schema.clone(), column.table_name.clone())).collect(),
     })
 }
 

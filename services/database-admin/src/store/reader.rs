@@ -98,19 +98,13 @@ impl Reader {
             .ok()
             .context("configuration key `reader.url` is not a postgres:// URL")?;
         // No statement is kept on the server: DISCARD ALL would take it away.
-        let options = options
-            .application_name("database-admin query")
-            .statement_cache_capacity(0);
+        let options = options.application_name("database-admin query").statement_cache_capacity(0);
         let pool = PgPoolOptions::new()
             .max_connections(reader.max_connections)
             .acquire_timeout(Duration::from_millis(reader.acquire_timeout_ms))
             .idle_timeout(Duration::from_secs(60))
             .connect_lazy_with(options);
-        Ok(Self {
-            pool,
-            limits,
-            knowledge: Mutex::new(None),
-        })
+        Ok(Self { pool, limits, knowledge: Mutex::new(None) })
     }
 
     /// The columns that may be read.
@@ -137,11 +131,7 @@ impl Reader {
         let readable = catalogue::readable(&mut connection).await?;
         let known = Arc::new(catalogue::known(&mut connection, &readable).await?);
         let readable: Arc<[Readable]> = readable.into();
-        *knowledge = Some(Knowledge {
-            at: Instant::now(),
-            known: Arc::clone(&known),
-            readable: Arc::clone(&readable),
-        });
+        *knowledge = Some(Knowledge { at: Instant::now(), known: Arc::clone(&known), readable: Arc::clone(&readable) });
         Ok((known, readable))
     }
 
@@ -173,9 +163,7 @@ impl Reader {
         if !catalogue::is_weak(connection).await? {
             return Err(ReadError::StrongRole);
         }
-        sqlx::raw_sql("begin isolation level repeatable read read only")
-            .execute(&mut *connection)
-            .await?;
+        sqlx::raw_sql("begin isolation level repeatable read read only").execute(&mut *connection).await?;
         self.set_limits(connection).await?;
         match judged.kind {
             Kind::Rows => self.rows(connection, judged, params, max_rows).await,
@@ -236,12 +224,7 @@ impl Reader {
             .persistent(false)
             .execute(&mut *connection)
             .await?;
-        let mut answer = Answer {
-            columns,
-            rows: Vec::new(),
-            truncated: false,
-            bytes: 0,
-        };
+        let mut answer = Answer { columns, rows: Vec::new(), truncated: false, bytes: 0 };
         loop {
             let batch = sqlx::raw_sql(FETCH).fetch_all(&mut *connection).await?;
             for row in &batch {
@@ -253,11 +236,7 @@ impl Reader {
                 }
                 answer.bytes += bytes;
                 let cells = row.columns().iter().zip(cells);
-                answer.rows.push(
-                    cells
-                        .map(|(column, text)| cells::json(column.type_info().name(), text))
-                        .collect(),
-                );
+                answer.rows.push(cells.map(|(column, text)| cells::json(column.type_info().name(), text)).collect());
             }
             if batch.len() < FETCH_ROWS {
                 return Ok(answer);
@@ -278,21 +257,12 @@ impl Reader {
             .persistent(false)
             .fetch_all(&mut *connection)
             .await?;
-        let mut answer = Answer {
-            columns,
-            rows: Vec::new(),
-            truncated: found.len() > max_rows,
-            bytes: 0,
-        };
+        let mut answer = Answer { columns, rows: Vec::new(), truncated: found.len() > max_rows, bytes: 0 };
         for row in found.iter().take(max_rows) {
             let cells = texts(row)?;
             answer.bytes += cells.iter().map(|cell| cell.map_or(4, str::len) + 3).sum::<usize>();
             let cells = row.columns().iter().zip(cells);
-            answer.rows.push(
-                cells
-                    .map(|(column, text)| cells::json(column.type_info().name(), text))
-                    .collect(),
-            );
+            answer.rows.push(cells.map(|(column, text)| cells::json(column.type_info().name(), text)).collect());
         }
         Ok(answer)
     }
@@ -338,10 +308,7 @@ fn texts(row: &PgRow) -> Result<Vec<Option<&str>>, ReadError> {
             if value.is_null() {
                 return Ok(None);
             }
-            value
-                .as_str()
-                .map(Some)
-                .map_err(|error| ReadError::Database(sqlx::Error::Decode(error)))
+            value.as_str().map(Some).map_err(|error| ReadError::Database(sqlx::Error::Decode(error)))
         })
         .collect()
 }
@@ -369,18 +336,9 @@ fn named(error: ReadError) -> ReadError {
         "22P02" if database.message().contains(ROW_MARK) => ReadError::RowTooLarge,
         // 53400: temp_file_limit; 54: limits of the server; the rest is the caller's: 0A not supported, 21 and 22 data,
         // 25006 read-only, 2201 arguments, 42 names, types and rights, P0 raised.
-        "25006" | "53400" => ReadError::Server {
-            code,
-            message: database.message().to_owned(),
-        },
-        _ if ["0A", "21", "22", "42", "54", "P0"]
-            .iter()
-            .any(|class| code.starts_with(class)) =>
-        {
-            ReadError::Server {
-                code,
-                message: database.message().to_owned(),
-            }
+        "25006" | "53400" => ReadError::Server { code, message: database.message().to_owned() },
+        _ if ["0A", "21", "22", "42", "54", "P0"].iter().any(|class| code.starts_with(class)) => {
+            ReadError::Server { code, message: database.message().to_owned() }
         }
         _ => error,
     }

@@ -131,9 +131,8 @@ pub struct Statement {
 
 /// The statements that took the longest on average; None if the server does not count them.
 pub async fn slow_statements(pool: &PgPool, limit: i64) -> sqlx::Result<Option<Vec<Statement>>> {
-    let counted: bool = sqlx::query_scalar("select to_regclass('public.pg_stat_statements') is not null")
-        .fetch_one(pool)
-        .await?;
+    let counted: bool =
+        sqlx::query_scalar("select to_regclass('public.pg_stat_statements') is not null").fetch_one(pool).await?;
     if !counted {
         return Ok(None);
     }
