@@ -102,11 +102,8 @@ pub(crate) fn spawn(
     let known = keys(&defaults);
     let mut env = BTreeMap::new();
     for (key, value) in settings(instance, stores, secrets, placed)? {
-        let (section, _) = key.split_once('.').expect("every setting has a section");
-        if known.contains(key.as_str()) || (key.starts_with("sealing.keys.") && known.contains("sealing.active")) {
+        if known.contains(&key) || (key.starts_with("sealing.keys.") && known.contains("sealing.active")) {
             env.insert(variable(&key), value);
-        } else if section == "postgres" && known.contains("postgres.url") {
-            anyhow::bail!("{name} has no setting {key}");
         }
     }
     let spec = Spec {
@@ -146,6 +143,7 @@ fn settings(
     set("postgres.url", role_url(stores, placed.service.role)?);
     set("reader.url", role_url(stores, "kronos_reader")?);
     set("backup.url", role_url(stores, "kronos_backup")?);
+    set("backup.pg_dump", "/usr/lib/postgresql/15/bin/pg_dump".to_owned());
     set("redis.url", stores.redis.url.clone());
     set("rabbit.url", stores.rabbitmq.url.clone());
     set("kafka.brokers", stores.kafka.url.clone());
