@@ -227,7 +227,9 @@ fn is_secret(path: &str) -> bool {
 
 /// `scheme://user:password@host` → `scheme://user:(hidden)@host`.
 fn hide_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
     let authority = rest.split('/').next().unwrap_or_default();
     match authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':')) {
         Some((user, password)) => {

@@ -27,6 +27,13 @@ impl ETag {
         Self(format!("\"{}\"", hex::encode(&Sha256::digest(bytes)[..16])))
     }
 
+    /// A tag that was stored as text, with its quotes; `None` if it is no strong tag.
+    pub fn parse(text: &str) -> Option<Self> {
+        let opaque = text.strip_prefix('"')?.strip_suffix('"')?;
+        let plain = opaque.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        plain.then(|| Self(text.to_owned()))
+    }
+
     /// As it stands in the header.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -86,14 +93,17 @@ impl IfMatch {
 }
 
 impl IfNoneMatch {
+    /// Whether the caller named a version at all.
+    pub fn is_present(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The answer to a GET whose caller has this version already: 304.
     pub fn not_modified(&self, current: &ETag) -> Option<Response> {
         let has = match &self.0 {
             None => false,
             Some(Condition::Any) => true,
-            Some(Condition::Tags(tags)) => tags
-                .iter()
-                .any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == current.0),
+            Some(Condition::Tags(tags)) => tags.iter().any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == current.0),
         };
         has.then(|| (StatusCode::NOT_MODIFIED, current.clone(), ()).into_response())
     }
@@ -179,19 +189,12 @@ mod tests {
     #[test]
     fn only_the_version_that_was_seen_may_be_changed() {
         let current = ETag::of_version(3);
-        let tags = |tags: &[&str]| {
-            IfMatch(Some(Condition::Tags(
-                tags.iter().map(|tag| (*tag).to_owned()).collect(),
-            )))
-        };
+        let tags = |tags: &[&str]| IfMatch(Some(Condition::Tags(tags.iter().map(|tag| (*tag).to_owned()).collect())));
         assert!(IfMatch(None).check(&current).is_ok());
         assert!(IfMatch(Some(Condition::Any)).check(&current).is_ok());
         assert!(tags(&["\"v2\"", "\"v3\""]).check(&current).is_ok());
         for stale in [tags(&["\"v2\""]), tags(&["W/\"v3\""])] {
-            assert_eq!(
-                stale.check(&current).expect_err("stale").status(),
-                StatusCode::PRECONDITION_FAILED
-            );
+            assert_eq!(stale.check(&current).expect_err("stale").status(), StatusCode::PRECONDITION_FAILED);
         }
     }
 

@@ -98,11 +98,7 @@ fn json() -> String {
 
 fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    if text.is_empty() {
-        Err(serde::de::Error::custom("an attribute is empty"))
-    } else {
-        Ok(text)
-    }
+    if text.is_empty() { Err(serde::de::Error::custom("an attribute is empty")) } else { Ok(text) }
 }
 
 #[cfg(test)]
@@ -134,12 +130,9 @@ mod tests {
         let whole =
             json!({"specversion": "1.0", "id": "1", "source": "/x", "type": "t", "time": "2026-01-01T00:00:00Z"});
         Event::decode(whole.to_string().as_bytes()).expect("valid");
-        for (attribute, value) in [
-            ("specversion", json!("0.3")),
-            ("id", json!("")),
-            ("source", json!(null)),
-            ("time", json!("noon")),
-        ] {
+        for (attribute, value) in
+            [("specversion", json!("0.3")), ("id", json!("")), ("source", json!(null)), ("time", json!("noon"))]
+        {
             let mut event = whole.clone();
             event[attribute] = value;
             assert!(Event::decode(event.to_string().as_bytes()).is_err(), "{event}");

@@ -69,13 +69,7 @@ impl Subscription {
     where
         H: for<'c> Fn(&'c mut PgConnection, Event) -> BoxFuture<'c, anyhow::Result<()>> + Send + Sync + 'static,
     {
-        Self {
-            queue: queue.into(),
-            bindings,
-            max_attempts: 5,
-            backoff: FIRST_BACKOFF,
-            handler: Arc::new(handler),
-        }
+        Self { queue: queue.into(), bindings, max_attempts: 5, backoff: FIRST_BACKOFF, handler: Arc::new(handler) }
     }
 
     /// The wait after attempt `attempt` failed.
@@ -111,12 +105,9 @@ impl Consumer {
 pub fn consume(rabbit: rabbit::Connection, pool: PgPool, subscription: Subscription, context: &Context) -> Consumer {
     let (sender, bound) = watch::channel(false);
     let labels = |result: &str| {
-        let opts = prometheus::Opts::new(
-            telemetry::EVENTS_CONSUMED,
-            "Events that a queue's handler has finished with",
-        )
-        .const_label("queue", &subscription.queue)
-        .const_label("result", result);
+        let opts = prometheus::Opts::new(telemetry::EVENTS_CONSUMED, "Events that a queue's handler has finished with")
+            .const_label("queue", &subscription.queue)
+            .const_label("result", result);
         let counter = prometheus::IntCounter::with_opts(opts).expect("valid name");
         let _ = context.metrics.register(Box::new(counter.clone()));
         counter
@@ -127,13 +118,7 @@ pub fn consume(rabbit: rabbit::Connection, pool: PgPool, subscription: Subscript
         retried: labels("retried"),
         dead: labels("dead"),
     };
-    let worker = Worker {
-        rabbit,
-        pool: pool.clone(),
-        subscription,
-        bound: sender,
-        counters,
-    };
+    let worker = Worker { rabbit, pool: pool.clone(), subscription, bound: sender, counters };
     context.spawn("events-consumer", worker.run(context.shutdown.clone()));
     context.spawn("inbox-forget", forget(pool, context.shutdown.clone()));
     Consumer { bound }
@@ -190,9 +175,7 @@ impl Worker {
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
         let queue = short(&self.subscription.queue)?;
         let options = BasicConsumeOptions::default();
-        let mut deliveries = channel
-            .basic_consume(queue, "".into(), options, FieldTable::default())
-            .await?;
+        let mut deliveries = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
         loop {
             let delivery = tokio::select! {
                 delivery = deliveries.next() => delivery.context("the broker ended the consumer")??,
@@ -205,15 +188,9 @@ impl Worker {
     }
 
     async fn declare(&self, channel: &Channel) -> anyhow::Result<()> {
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let queue = short(&self.subscription.queue)?;
-        channel
-            .queue_declare(queue.clone(), durable, quorum())
-            .await
-            .context("declare queue")?;
+        channel.queue_declare(queue.clone(), durable, quorum()).await.context("declare queue")?;
         for binding in self.subscription.bindings {
             let (exchange, key) = (EXCHANGE.into(), short(binding)?);
             let options = QueueBindOptions::default();
@@ -233,16 +210,10 @@ impl Worker {
             arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
             arguments.insert("x-overflow".into(), text("reject-publish"));
             let name = short(&self.subscription.retry_queue(wait))?;
-            channel
-                .queue_declare(name, durable, arguments)
-                .await
-                .context("declare retry queue")?;
+            channel.queue_declare(name, durable, arguments).await.context("declare retry queue")?;
         }
         let dead = short(&self.subscription.dead_queue())?;
-        channel
-            .queue_declare(dead, durable, quorum())
-            .await
-            .context("declare dead letter queue")?;
+        channel.queue_declare(dead, durable, quorum()).await.context("declare dead letter queue")?;
         Ok(())
     }
 
@@ -262,24 +233,14 @@ impl Worker {
             }
             Ok(event) => event,
             Err(error) => {
-                return self
-                    .bury(channel, &delivery, attempt, &format!("{error:#}"))
-                    .await
-                    .map(|()| true);
+                return self.bury(channel, &delivery, attempt, &format!("{error:#}")).await.map(|()| true);
             }
         };
-        let span = tracing::info_span!(
-            "request",
-            event = event.type_,
-            id = event.id,
-            queue = self.subscription.queue
-        );
+        let span = tracing::info_span!("request", event = event.type_, id = event.id, queue = self.subscription.queue);
         let context = telemetry::adopt(&span, event.trace());
         let mut pause = PAUSE.0;
         loop {
-            let outcome = trace::scope(context, self.handle(event.clone()))
-                .instrument(span.clone())
-                .await;
+            let outcome = trace::scope(context, self.handle(event.clone())).instrument(span.clone()).await;
             match outcome {
                 Ok(Outcome::Handled) => self.counters.handled.inc(),
                 Ok(Outcome::Duplicate) => self.counters.duplicate.inc(),
@@ -330,11 +291,7 @@ impl Worker {
             }
             Err(error) => {
                 let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
-                if causes.any(postgres::is_unavailable) {
-                    Err(error)
-                } else {
-                    Ok(Outcome::Failed(error))
-                }
+                if causes.any(postgres::is_unavailable) { Err(error) } else { Ok(Outcome::Failed(error)) }
             }
         }
     }
@@ -347,8 +304,7 @@ impl Worker {
     }
 
     async fn bury(&self, channel: &Channel, delivery: &Delivery, attempt: u32, error: &str) -> anyhow::Result<()> {
-        self.move_to(channel, delivery, &self.subscription.dead_queue(), attempt, error)
-            .await?;
+        self.move_to(channel, delivery, &self.subscription.dead_queue(), attempt, error).await?;
         self.counters.dead.inc();
         Ok(())
     }
@@ -369,17 +325,9 @@ impl Worker {
         if let Some(content_type) = delivery.properties.content_type() {
             properties = properties.with_content_type(content_type.clone());
         }
-        let message = Message {
-            exchange: "",
-            routing_key: queue,
-            mandatory: true,
-            payload: &delivery.data,
-            properties,
-        };
-        self.rabbit
-            .publish(channel, message)
-            .await
-            .with_context(|| format!("move event to {queue}"))?;
+        let message =
+            Message { exchange: "", routing_key: queue, mandatory: true, payload: &delivery.data, properties };
+        self.rabbit.publish(channel, message).await.with_context(|| format!("move event to {queue}"))?;
         delivery.ack(BasicAckOptions::default()).await?;
         Ok(())
     }
@@ -433,9 +381,7 @@ mod tests {
     #[test]
     fn the_backoff_grows_and_is_bounded() {
         let subscription = Subscription::new("q", &["a"], |_, _| Box::pin(async { Ok(()) }));
-        let waits: Vec<u64> = (1..8)
-            .map(|attempt| subscription.backoff_after(attempt).as_secs())
-            .collect();
+        let waits: Vec<u64> = (1..8).map(|attempt| subscription.backoff_after(attempt).as_secs()).collect();
         assert_eq!(waits, [1, 4, 16, 64, 256, 300, 300]);
         assert_eq!(subscription.backoff_after(u32::MAX), LONGEST_BACKOFF);
         assert_eq!(subscription.retry_queue(Duration::from_secs(4)), "q.retry.4000");

@@ -54,11 +54,7 @@ pub type Layer =
 
 /// The middleware. `pool` is the service's own; put it around the routes with `router.layer(…)`.
 pub fn layer(pool: PgPool, verifier: Verifier) -> Layer {
-    let store = Store {
-        pool,
-        verifier,
-        cleaned: Arc::new(Mutex::new(None)),
-    };
+    let store = Store { pool, verifier, cleaned: Arc::new(Mutex::new(None)) };
     from_fn_with_state(store, |State(store), request, next| {
         Box::pin(async move { store.serve(request, next).await.unwrap_or_else(Problem::into_response) })
     })
@@ -115,10 +111,7 @@ impl Store {
         let mut limited = Request::new(body);
         *limited.extensions_mut() = parts.extensions.clone();
         let Bytes(body) = Bytes::from_request(limited, &()).await?;
-        let if_match = parts
-            .headers
-            .get(header::IF_MATCH)
-            .map_or(&b""[..], HeaderValue::as_bytes);
+        let if_match = parts.headers.get(header::IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
         let fingerprint = digest(&[parts.uri.query().unwrap_or_default().as_bytes(), if_match, &body]);
 
         let claim = match self.claim(scope, key, &fingerprint).await? {
@@ -191,21 +184,10 @@ impl Store {
                 "idempotency_key_reused",
                 "this Idempotency-Key was sent with another request: take a new key for each new request",
             )),
-            Some(Row {
-                status: Some(status),
-                headers: Some(headers),
-                body: Some(body),
-                ..
-            }) => {
-                let status = u16::try_from(status)
-                    .ok()
-                    .and_then(|status| StatusCode::from_u16(status).ok());
+            Some(Row { status: Some(status), headers: Some(headers), body: Some(body), .. }) => {
+                let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
                 let status = status.ok_or_else(|| Problem::internal(anyhow::anyhow!("a kept answer has no status")))?;
-                Ok(Found::Kept(Answer {
-                    status,
-                    headers: headers.0,
-                    body,
-                }))
+                Ok(Found::Kept(Answer { status, headers: headers.0, body }))
             }
             // No row: the first request has just ended without an answer to keep; the caller may ask again at once.
             Some(_) | None => Err(Problem::conflict(
@@ -276,9 +258,7 @@ impl Store {
         }
         let pool = self.pool.clone();
         tokio::spawn(async move {
-            let cleaned = sqlx::query("delete from idempotency_keys where expires_at < now()")
-                .execute(&pool)
-                .await;
+            let cleaned = sqlx::query("delete from idempotency_keys where expires_at < now()").execute(&pool).await;
             if let Err(error) = cleaned {
                 tracing::warn!(%error, "expired idempotency keys stay for now");
             }
@@ -290,14 +270,10 @@ impl Answer {
     fn replay(self) -> Result<Response> {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         for (name, value) in self.headers {
             let name = HeaderName::try_from(name).map_err(Problem::internal)?;
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::try_from(value).map_err(Problem::internal)?);
+            response.headers_mut().insert(name, HeaderValue::try_from(value).map_err(Problem::internal)?);
         }
         Ok(response)
     }
@@ -306,10 +282,7 @@ impl Answer {
 fn valid_key(key: &HeaderValue) -> Result<String> {
     let text = key.to_str().unwrap_or_default().trim();
     // The draft has it as a quoted string; most clients send it bare.
-    let text = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text);
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     if text.is_empty() || text.len() > LONGEST_KEY {
         let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters";
         return Err(Problem::bad_request("invalid_idempotency_key", detail));
@@ -319,12 +292,8 @@ fn valid_key(key: &HeaderValue) -> Result<String> {
 
 fn worth_keeping(status: StatusCode, headers: &HeaderMap) -> bool {
     let secret = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
-    let transient = [
-        StatusCode::UNAUTHORIZED,
-        StatusCode::FORBIDDEN,
-        StatusCode::REQUEST_TIMEOUT,
-        StatusCode::TOO_MANY_REQUESTS,
-    ];
+    let transient =
+        [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     !status.is_server_error()
         && !transient.contains(&status)
         && !secret.is_some_and(|value| value.to_ascii_lowercase().contains("no-store"))
@@ -349,10 +318,7 @@ mod tests {
         assert_eq!(valid_key(&HeaderValue::from_static("\"k-1\"")).expect("quoted"), "k-1");
         assert_eq!(valid_key(&HeaderValue::from_static("k-1")).expect("bare"), "k-1");
         for bad in ["", "\"\"", &"k".repeat(256)] {
-            assert!(
-                valid_key(&HeaderValue::from_str(bad).expect("visible")).is_err(),
-                "{bad}"
-            );
+            assert!(valid_key(&HeaderValue::from_str(bad).expect("visible")).is_err(), "{bad}");
         }
         assert!(valid_key(&HeaderValue::from_bytes(b"\xff").expect("opaque")).is_err());
     }

@@ -151,7 +151,9 @@ impl Receiver {
 
     async fn run(mut self, endpoint: String, token: ServiceToken, shutdown: CancellationToken) {
         let url = format!("{}/v1/logs", endpoint.trim_end_matches('/'));
-        let Ok(http) = reqwest::Client::builder().timeout(Duration::from_secs(10)).build() else { return };
+        let Ok(http) = reqwest::Client::builder().timeout(Duration::from_secs(10)).build() else {
+            return;
+        };
         let mut batch = Vec::with_capacity(BATCH_LINES);
         loop {
             let open = tokio::select! {

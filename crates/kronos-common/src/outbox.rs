@@ -71,12 +71,7 @@ impl Relay {
     /// Starts the relay. It waits out a broker or a database that is away, and ends at shutdown.
     pub fn start(pool: PgPool, rabbit: rabbit::Connection, context: &Context) -> Self {
         let woken = Arc::new(Notify::new());
-        let worker = Worker {
-            pool,
-            rabbit,
-            channel: None,
-            metrics: Metrics::register(&context.metrics),
-        };
+        let worker = Worker { pool, rabbit, channel: None, metrics: Metrics::register(&context.metrics) };
         context.spawn("outbox-relay", worker.run(woken.clone(), context.shutdown.clone()));
         Self { woken }
     }

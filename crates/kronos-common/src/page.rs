@@ -43,11 +43,7 @@ impl TryFrom<u32> for Limit {
     type Error = &'static str;
 
     fn try_from(limit: u32) -> std::result::Result<Self, Self::Error> {
-        if (1..=Self::MAX).contains(&limit) {
-            Ok(Self(limit))
-        } else {
-            Err("limit is 1 to 200")
-        }
+        if (1..=Self::MAX).contains(&limit) { Ok(Self(limit)) } else { Err("limit is 1 to 200") }
     }
 }
 
@@ -121,18 +117,12 @@ impl<T> Page<T> {
         let more = rows.len() > limit.get();
         rows.truncate(limit.get());
         let next_cursor = rows.last().filter(|_| more).map(|last| Cursor::encode(&position(last)));
-        Self {
-            items: rows,
-            next_cursor,
-        }
+        Self { items: rows, next_cursor }
     }
 
     /// The same page of other items, such as wire types of rows.
     pub fn map<U>(self, convert: impl FnMut(T) -> U) -> Page<U> {
-        Page {
-            items: self.items.into_iter().map(convert).collect(),
-            next_cursor: self.next_cursor,
-        }
+        Page { items: self.items.into_iter().map(convert).collect(), next_cursor: self.next_cursor }
     }
 }
 
@@ -172,11 +162,7 @@ mod tests {
     fn a_foreign_cursor_is_a_bad_request() {
         for bad in ["", "%", "AAAA", &"A".repeat(5000), &URL_SAFE_NO_PAD.encode("[1]")] {
             let problem = Cursor(bad.to_owned()).decode::<(String, i64)>().expect_err("foreign");
-            assert_eq!(
-                (problem.status().as_u16(), problem.code()),
-                (400, "invalid_cursor"),
-                "{bad}"
-            );
+            assert_eq!((problem.status().as_u16(), problem.code()), (400, "invalid_cursor"), "{bad}");
         }
     }
 

@@ -83,12 +83,8 @@ fn options(config: &config::Postgres) -> anyhow::Result<PgConnectOptions> {
 
 async fn wait_for(pool: &PgPool, config: &config::Postgres, context: &Context) -> anyhow::Result<()> {
     let options = options(config)?;
-    let server = format!(
-        "{}:{}/{}",
-        options.get_host(),
-        options.get_port(),
-        options.get_database().unwrap_or_default()
-    );
+    let server =
+        format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
     let deadline = tokio::time::Instant::now() + START_DEADLINE;
     let mut pause = Duration::from_millis(100);
     loop {
@@ -118,9 +114,8 @@ struct Applied {
 /// # Errors
 /// What is missing or differs, and what to run.
 pub async fn check_migrations(pool: &PgPool, migrators: &[&Migrator]) -> anyhow::Result<()> {
-    let found = sqlx::query_as::<_, Applied>("select version, success, checksum from _sqlx_migrations")
-        .fetch_all(pool)
-        .await;
+    let found =
+        sqlx::query_as::<_, Applied>("select version, success, checksum from _sqlx_migrations").fetch_all(pool).await;
     let applied = match found {
         Ok(applied) => applied,
         // undefined_table: nothing was ever migrated here

@@ -80,13 +80,7 @@ impl Connection {
             last_error: Mutex::new("not connected yet".to_owned()),
             confirm_timeout: Duration::from_millis(config.confirm_timeout_ms),
         });
-        let supervisor = supervise(
-            uri,
-            context.name,
-            sender,
-            Arc::downgrade(&shared),
-            context.shutdown.clone(),
-        );
+        let supervisor = supervise(uri, context.name, sender, Arc::downgrade(&shared), context.shutdown.clone());
         context.spawn("rabbit-supervisor", supervisor);
         let connection = Self { shared };
         let checked = connection.clone();
@@ -141,27 +135,18 @@ impl Connection {
             let confirm = message.send(channel).await.map_err(PublishError::Broken)?;
             confirmed(confirm.await)
         };
-        tokio::time::timeout(self.shared.confirm_timeout, sent)
-            .await
-            .unwrap_or(Err(PublishError::Unconfirmed))
+        tokio::time::timeout(self.shared.confirm_timeout, sent).await.unwrap_or(Err(PublishError::Unconfirmed))
     }
 
     fn check(&self) -> anyhow::Result<()> {
         let current = self.shared.current.borrow().clone();
         let connection = current.with_context(|| self.last_error())?;
-        anyhow::ensure!(
-            !connection.status().blocked(),
-            "the broker blocks publishers: it is short of memory or disk"
-        );
+        anyhow::ensure!(!connection.status().blocked(), "the broker blocks publishers: it is short of memory or disk");
         Ok(())
     }
 
     fn last_error(&self) -> String {
-        self.shared
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -187,16 +172,11 @@ impl Message<'_> {
     /// The channel is gone.
     pub async fn send(self, channel: &Channel) -> lapin::Result<lapin::PublisherConfirm> {
         const PERSISTENT: u8 = 2;
-        let options = BasicPublishOptions {
-            mandatory: self.mandatory,
-            ..BasicPublishOptions::default()
-        };
+        let options = BasicPublishOptions { mandatory: self.mandatory, ..BasicPublishOptions::default() };
         let name = |text: &str| ShortString::try_new(text).map_err(std::io::Error::other);
         let (exchange, routing_key) = (name(self.exchange)?, name(self.routing_key)?);
         let properties = self.properties.with_delivery_mode(PERSISTENT);
-        channel
-            .basic_publish(exchange, routing_key, options, self.payload, properties)
-            .await
+        channel.basic_publish(exchange, routing_key, options, self.payload, properties).await
     }
 }
 
@@ -263,17 +243,9 @@ async fn connect(uri: AMQPUri, name: &'static str) -> anyhow::Result<lapin::Conn
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
     let connection = lapin::Connection::connect_uri(uri, properties).await?;
     let channel = connection.create_channel().await?;
-    let durable = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel
-        .exchange_declare(
-            event::EXCHANGE.into(),
-            ExchangeKind::Topic,
-            durable,
-            FieldTable::default(),
-        )
+        .exchange_declare(event::EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default())
         .await
         .context("declare the events exchange")?;
     Ok(connection)

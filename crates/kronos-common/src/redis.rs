@@ -44,9 +44,8 @@ impl RedisStore {
     /// A malformed URL.
     pub fn open(config: &config::Redis) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(config.timeout_ms);
-        let connection = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
+        let connection =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
         // The driver's own message may repeat the URL, and with it the password.
         let manager = Manager::new_with_config(config.url.expose_secret(), connection)
             .map_err(|_| anyhow::anyhow!("configuration key `redis.url` is not a redis:// or rediss:// URL"))?;
@@ -57,10 +56,7 @@ impl RedisStore {
             .create_timeout(Some(timeout))
             .recycle_timeout(Some(timeout))
             .build()?;
-        Ok(Self {
-            pool,
-            prefix: config.prefix.as_str().into(),
-        })
+        Ok(Self { pool, prefix: config.prefix.as_str().into() })
     }
 
     /// A connection of the pool.

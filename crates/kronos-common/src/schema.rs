@@ -21,7 +21,9 @@ static VALIDATORS: LazyLock<Mutex<HashMap<TypeId, Option<Arc<Validator>>>>> = La
 
 /// Every place in which `document` breaks the schema of `T`, ordered by pointer.
 pub fn violations<T: ToSchema + 'static>(document: &Value) -> Vec<FieldError> {
-    let Some(validator) = validator::<T>() else { return Vec::new() };
+    let Some(validator) = validator::<T>() else {
+        return Vec::new();
+    };
     let mut errors: Vec<FieldError> =
         validator.iter_errors(document).take(MAX_ERRORS).flat_map(|error| describe(&error)).collect();
     errors.sort_by(|a, b| a.pointer.cmp(&b.pointer));

@@ -55,25 +55,14 @@ impl Keyring {
     pub fn new(config: &config::Sealing) -> anyhow::Result<Self> {
         let mut keys = BTreeMap::new();
         for (id, key) in &config.keys {
-            anyhow::ensure!(
-                (1..=LONGEST_ID).contains(&id.len()),
-                "sealing key id {id:?} is not 1 to 64 bytes long"
-            );
+            anyhow::ensure!((1..=LONGEST_ID).contains(&id.len()), "sealing key id {id:?} is not 1 to 64 bytes long");
             let bytes = Zeroizing::new(STANDARD.decode(key.expose_secret().trim()).unwrap_or_default());
-            anyhow::ensure!(
-                bytes.len() == KEY,
-                "configuration key `sealing.keys.{id}` is not base64 of 32 bytes"
-            );
-            let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes)
-                .ok()
-                .context("make AES-256-GCM key")?;
+            anyhow::ensure!(bytes.len() == KEY, "configuration key `sealing.keys.{id}` is not base64 of 32 bytes");
+            let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok().context("make AES-256-GCM key")?;
             keys.insert(id.clone(), key);
         }
         let active = config.active.clone();
-        anyhow::ensure!(
-            keys.contains_key(&active),
-            "sealing key {active:?} is active but not in `sealing.keys`"
-        );
+        anyhow::ensure!(keys.contains_key(&active), "sealing key {active:?} is active but not in `sealing.keys`");
         Ok(Self { active, keys })
     }
 
@@ -111,9 +100,7 @@ impl Keyring {
         let id = key_id(sealed)?;
         let master = self.keys.get(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
         let head = 2 + id.len();
-        let (envelope, rest) = sealed
-            .split_at_checked(head + NONCE + KEY + TAG)
-            .ok_or(SealError::Malformed)?;
+        let (envelope, rest) = sealed.split_at_checked(head + NONCE + KEY + TAG).ok_or(SealError::Malformed)?;
         let (nonce, wrapped) = envelope[head..].split_at(NONCE);
         let mut data_key = Zeroizing::new(wrapped.to_vec());
         let data_key = master
@@ -165,15 +152,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn keyring(active: &str, keys: &[(&str, u8)]) -> Keyring {
-        let keys = keys
-            .iter()
-            .map(|(id, byte)| ((*id).to_owned(), STANDARD.encode([*byte; KEY]).into()))
-            .collect();
-        Keyring::new(&config::Sealing {
-            active: active.to_owned(),
-            keys,
-        })
-        .expect("valid")
+        let keys = keys.iter().map(|(id, byte)| ((*id).to_owned(), STANDARD.encode([*byte; KEY]).into())).collect();
+        Keyring::new(&config::Sealing { active: active.to_owned(), keys }).expect("valid")
     }
 
     #[test]
@@ -191,13 +171,7 @@ mod tests {
         let sealed = keyring("k1", &[("k1", 1)]).seal(b"hush", b"");
         let other = keyring("k2", &[("k2", 2)]);
         assert_eq!(other.open(&sealed, b""), Err(SealError::UnknownKey("k1".to_owned())));
-        assert!(
-            other
-                .open(&sealed, b"")
-                .expect_err("unknown")
-                .to_string()
-                .contains("k1")
-        );
+        assert!(other.open(&sealed, b"").expect_err("unknown").to_string().contains("k1"));
     }
 
     #[test]
@@ -205,26 +179,15 @@ mod tests {
         let ring = keyring("k1", &[("k1", 1)]);
         let sealed = ring.seal(b"hush", b"totp:1");
         assert_eq!(ring.open(&sealed, b"totp:2"), Err(SealError::Refused));
-        assert_eq!(
-            keyring("k1", &[("k1", 9)]).open(&sealed, b"totp:1"),
-            Err(SealError::Refused)
-        );
+        assert_eq!(keyring("k1", &[("k1", 9)]).open(&sealed, b"totp:1"), Err(SealError::Refused));
     }
 
     #[test]
     fn a_bad_key_is_named_and_not_shown() {
         let keys = [("short".to_owned(), STANDARD.encode(b"hush").into())].into();
-        let error = Keyring::new(&config::Sealing {
-            active: "short".to_owned(),
-            keys,
-        })
-        .err()
-        .expect("too short");
+        let error = Keyring::new(&config::Sealing { active: "short".to_owned(), keys }).err().expect("too short");
         assert!(error.to_string().contains("sealing.keys.short") && !error.to_string().contains("aHVzaA"));
-        let missing = Keyring::new(&config::Sealing {
-            active: "none".to_owned(),
-            keys: BTreeMap::new(),
-        });
+        let missing = Keyring::new(&config::Sealing { active: "none".to_owned(), keys: BTreeMap::new() });
         assert!(missing.is_err());
     }
 

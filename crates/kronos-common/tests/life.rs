@@ -100,11 +100,7 @@ async fn everything_that_is_wrong_is_a_problem() {
         (post(json, "{".into()), 400, "malformed_json"),
         (post(json, "{}".into()), 422, "invalid_request"),
         (post(json, r#"{"name": 1, "size": 2}"#.into()), 422, "invalid_request"),
-        (
-            post(json, format!(r#"{{"name": "{}"}}"#, "x".repeat(2_000))),
-            413,
-            "body_too_large",
-        ),
+        (post(json, format!(r#"{{"name": "{}"}}"#, "x".repeat(2_000))), 413, "body_too_large"),
         (client.get(format!("http://{}/panic", running.api)), 500, "internal"),
     ] {
         let response = request.send().await.unwrap();
@@ -141,19 +137,15 @@ async fn only_a_critical_dependency_that_is_away_makes_the_service_not_ready() {
             let up = check.load(Ordering::Relaxed);
             async move { if up { Ok(()) } else { Err(anyhow::anyhow!("away")) } }.boxed()
         });
-        context.depends_on("cache", Criticality::Degraded, || {
-            async { Err(anyhow::anyhow!("away")) }.boxed()
-        });
+        context.depends_on("cache", Criticality::Degraded, || async { Err(anyhow::anyhow!("away")) }.boxed());
     })
     .await;
     let ready = format!("http://{}/ready", running.operations);
     let (status, body) = get(ready.clone()).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
     up.store(true, Ordering::Relaxed);
-    kronos_testkit::wait_until("the store to be seen again", async || {
-        get(ready.clone()).await.0 == StatusCode::OK
-    })
-    .await;
+    kronos_testkit::wait_until("the store to be seen again", async || get(ready.clone()).await.0 == StatusCode::OK)
+        .await;
     running.stop().await;
 }
 
@@ -176,16 +168,11 @@ async fn a_request_under_way_is_finished_while_new_ones_are_refused() {
         get(ready.clone()).await.0 == StatusCode::SERVICE_UNAVAILABLE
     })
     .await;
-    kronos_testkit::wait_until("the listener to close", async || {
-        tokio::net::TcpStream::connect(api).await.is_err()
-    })
-    .await;
+    kronos_testkit::wait_until("the listener to close", async || tokio::net::TcpStream::connect(api).await.is_err())
+        .await;
     leave.notify_one();
     assert_eq!(under_way.await.unwrap().unwrap().text().await.unwrap(), "done");
-    tokio::time::timeout(Duration::from_secs(5), stopping)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(5), stopping).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -193,9 +180,7 @@ async fn a_taken_port_is_named() {
     let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = http();
     http.bind = holder.local_addr().unwrap();
-    let error = service::start("robot-service", &http, |_| async { Ok(OpenApiRouter::new()) })
-        .await
-        .unwrap_err();
+    let error = service::start("robot-service", &http, |_| async { Ok(OpenApiRouter::new()) }).await.unwrap_err();
     assert!(format!("{error:#}").contains(&http.bind.to_string()), "{error:#}");
 }
 
@@ -203,30 +188,14 @@ async fn a_taken_port_is_named() {
 async fn requests_are_measured_by_route_template_however_many_paths_are_asked() {
     let running = start(|_| {}).await;
     for id in 0..50 {
-        assert_eq!(
-            get(format!("http://{}/robots/{id}", running.api)).await.0,
-            StatusCode::OK
-        );
-        assert_eq!(
-            get(format!("http://{}/nothing/{id}", running.api)).await.0,
-            StatusCode::NOT_FOUND
-        );
+        assert_eq!(get(format!("http://{}/robots/{id}", running.api)).await.0, StatusCode::OK);
+        assert_eq!(get(format!("http://{}/nothing/{id}", running.api)).await.0, StatusCode::NOT_FOUND);
     }
-    let metrics = reqwest::get(format!("http://{}/metrics", running.operations))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics = reqwest::get(format!("http://{}/metrics", running.operations)).await.unwrap().text().await.unwrap();
     let count = |line: &&str| line.starts_with("kronos_http_request_seconds_count");
     let counts: Vec<&str> = metrics.lines().filter(count).collect();
     assert_eq!(counts.len(), 2, "{counts:?}");
-    assert!(
-        counts
-            .iter()
-            .any(|line| line.contains("/robots/{id}") && line.ends_with(" 50")),
-        "{counts:?}"
-    );
+    assert!(counts.iter().any(|line| line.contains("/robots/{id}") && line.ends_with(" 50")), "{counts:?}");
     running.stop().await;
 }
 
@@ -236,9 +205,6 @@ async fn the_service_describes_itself() {
     let (_, document) = get(format!("http://{}/openapi.json", running.api)).await;
     assert!(document["paths"]["/robots/{id}"]["get"].is_object(), "{document}");
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
-    assert_eq!(
-        get(format!("http://{}/version", running.operations)).await.1["service"],
-        "robot-service"
-    );
+    assert_eq!(get(format!("http://{}/version", running.operations)).await.1["service"], "robot-service");
     running.stop().await;
 }

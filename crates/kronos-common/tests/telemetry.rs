@@ -47,11 +47,7 @@ impl Receiver {
     }
 
     fn has_line(&self, message: &str) -> bool {
-        self.lines
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|line| line["body"]["stringValue"] == message)
+        self.lines.lock().unwrap().iter().any(|line| line["body"]["stringValue"] == message)
     }
 }
 
@@ -65,10 +61,7 @@ async fn take_lines(State(receiver): State<Receiver>, headers: HeaderMap, Json(b
     }
     assert_eq!(headers["authorization"], "Bearer a-token");
     let resource = &body["resourceLogs"][0];
-    assert_eq!(
-        resource["resource"]["attributes"][0]["value"]["stringValue"],
-        "robot-service"
-    );
+    assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "robot-service");
     let lines = resource["scopeLogs"][0]["logRecords"].as_array().unwrap().clone();
     receiver.lines.lock().unwrap().extend(lines);
     StatusCode::OK
@@ -122,41 +115,22 @@ async fn traces_and_log_lines_arrive_even_when_log_service_was_away() {
         tracing::warn!(robot = "R-42", "the gripper overheats");
         "hello"
     });
-    let running = service::start("robot-service", &http, |_| async move {
-        Ok(OpenApiRouter::new().route("/hello", hello))
-    })
-    .await
-    .unwrap();
+    let running =
+        service::start("robot-service", &http, |_| async move { Ok(OpenApiRouter::new().route("/hello", hello)) })
+            .await
+            .unwrap();
     let caller = TraceContext::random(true);
     let request = reqwest::Client::new().get(format!("http://{}/hello", running.api));
-    request
-        .header(TRACEPARENT, caller.to_string())
-        .send()
-        .await
-        .unwrap()
-        .error_for_status()
-        .unwrap();
+    request.header(TRACEPARENT, caller.to_string()).send().await.unwrap().error_for_status().unwrap();
 
     assert!(!receiver.has_line("the gripper overheats"), "log-service is away");
     receiver.logs_away.store(false, Ordering::Relaxed);
-    wait_until("the line to arrive once log-service is back", async || {
-        receiver.has_line("the gripper overheats")
-    })
-    .await;
-    let line = receiver
-        .lines
-        .lock()
-        .unwrap()
-        .iter()
-        .find(|line| line["severityText"] == "warn")
-        .cloned()
-        .unwrap();
+    wait_until("the line to arrive once log-service is back", async || receiver.has_line("the gripper overheats"))
+        .await;
+    let line = receiver.lines.lock().unwrap().iter().find(|line| line["severityText"] == "warn").cloned().unwrap();
     assert_eq!(line["traceId"], caller.trace_id_text());
     assert!(
-        line["attributes"]
-            .as_array()
-            .unwrap()
-            .contains(&json!({ "key": "robot", "value": { "stringValue": "R-42" } }))
+        line["attributes"].as_array().unwrap().contains(&json!({ "key": "robot", "value": { "stringValue": "R-42" } }))
     );
 
     running.stop().await;
@@ -165,9 +139,6 @@ async fn traces_and_log_lines_arrive_even_when_log_service_was_away() {
     assert!(receiver.has_line("stopped"), "what is left is sent at the end");
     tokio::task::spawn_blocking(move || telemetry.finish()).await.unwrap();
     let traces = receiver.traces.lock().unwrap().concat();
-    assert!(
-        contains(&traces, &caller.trace_id.to_be_bytes()),
-        "the span is part of the caller's trace"
-    );
+    assert!(contains(&traces, &caller.trace_id.to_be_bytes()), "the span is part of the caller's trace");
     assert!(contains(&traces, b"GET /hello") && contains(&traces, b"robot-service"));
 }

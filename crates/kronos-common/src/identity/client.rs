@@ -145,10 +145,7 @@ impl Client {
         let opts = Opts::new("kronos_client_calls_total", help).const_label("service", &service);
         let calls = IntCounterVec::new(opts, &["outcome"]).context("define a metric")?;
         if context.metrics.register(Box::new(calls.clone())).is_err() {
-            tracing::warn!(
-                service,
-                "a second client of the same service: its calls are not counted, share the first"
-            );
+            tracing::warn!(service, "a second client of the same service: its calls are not counted, share the first");
         }
         Ok(Self {
             http,
@@ -205,9 +202,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, path, None, &HeaderMap::new())
-            .await
-            .map(|_| ())
+        self.send(Method::DELETE, path, None, &HeaderMap::new()).await.map(|_| ())
     }
 
     async fn with_body<B: Serialize + ?Sized, T: DeserializeOwned>(
@@ -292,10 +287,7 @@ impl Client {
         headers: &HeaderMap,
         token: &str,
     ) -> Result<Answer, Failure> {
-        let mut request = self
-            .http
-            .request(method.clone(), format!("{}{path}", self.base))
-            .headers(headers.clone());
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base)).headers(headers.clone());
         let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
             .map_err(|error| Failure::fatal(self.unreachable(error.into())))?;
         bearer.set_sensitive(true);
@@ -311,9 +303,7 @@ impl Client {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
             if body.len() + chunk.len() > LARGEST_ANSWER_BYTES {
-                return Err(Failure::fatal(
-                    self.unreadable(anyhow::anyhow!("the answer is too large")),
-                ));
+                return Err(Failure::fatal(self.unreadable(anyhow::anyhow!("the answer is too large"))));
             }
             body.extend_from_slice(&chunk);
         }
@@ -322,11 +312,7 @@ impl Client {
         }
         let problem = serde_json::from_slice(&body).ok().map(Box::new);
         Err(Failure {
-            error: ClientError::Status {
-                service: Arc::clone(&self.service),
-                status,
-                problem,
-            },
+            error: ClientError::Status { service: Arc::clone(&self.service), status, problem },
             never_sent: false,
             transient: matches!(
                 status,
@@ -339,25 +325,15 @@ impl Client {
         let (never_sent, bad_request) = (error.is_connect(), error.is_builder());
         // The URL may hold an id: it is in no log.
         let error = self.unreachable(error.without_url().into());
-        Failure {
-            error,
-            never_sent,
-            transient: !bad_request,
-        }
+        Failure { error, never_sent, transient: !bad_request }
     }
 
     fn unreachable(&self, cause: anyhow::Error) -> ClientError {
-        ClientError::Unreachable {
-            service: Arc::clone(&self.service),
-            cause,
-        }
+        ClientError::Unreachable { service: Arc::clone(&self.service), cause }
     }
 
     fn unreadable(&self, cause: anyhow::Error) -> ClientError {
-        ClientError::Unreadable {
-            service: Arc::clone(&self.service),
-            cause,
-        }
+        ClientError::Unreadable { service: Arc::clone(&self.service), cause }
     }
 
     fn count(&self, outcome: &str) {
@@ -376,11 +352,7 @@ struct Failure {
 
 impl Failure {
     fn fatal(error: ClientError) -> Self {
-        Self {
-            error,
-            never_sent: false,
-            transient: false,
-        }
+        Self { error, never_sent: false, transient: false }
     }
 }
 
@@ -417,11 +389,7 @@ impl RetryBudget {
         if slot.as_ref().is_some_and(|window| window.began.elapsed() > WINDOW) {
             *slot = None;
         }
-        act(slot.get_or_insert_with(|| Window {
-            began: Instant::now(),
-            requests: 0,
-            retries: 0,
-        }))
+        act(slot.get_or_insert_with(|| Window { began: Instant::now(), requests: 0, retries: 0 }))
     }
 }
 

@@ -72,9 +72,7 @@ impl JwkSet {
 /// Whether a key id can be one of ours; nothing else is looked up, let alone fetched.
 pub(super) fn is_plausible_kid(kid: &str) -> bool {
     (1..=LONGEST_KID).contains(&kid.len())
-        && kid
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && kid.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 /// What [`KeyStore::find`] knows.
@@ -110,25 +108,13 @@ impl KeyStore {
             .build()
             .context("build the HTTP client for the key set")?;
         url::Url::parse(url).with_context(|| format!("identity.jwks_url is not a URL: {url}"))?;
-        let source = Source {
-            http,
-            url: url.to_owned(),
-            asked: tokio::sync::Mutex::new(None),
-        };
-        Ok(Self {
-            keys: RwLock::default(),
-            loaded: AtomicBool::new(false),
-            source: Some(source),
-        })
+        let source = Source { http, url: url.to_owned(), asked: tokio::sync::Mutex::new(None) };
+        Ok(Self { keys: RwLock::default(), loaded: AtomicBool::new(false), source: Some(source) })
     }
 
     /// A store that holds what it is given.
     pub(super) fn fixed(set: &JwkSet) -> Self {
-        Self {
-            keys: RwLock::new(Arc::new(set.usable())),
-            loaded: AtomicBool::new(true),
-            source: None,
-        }
+        Self { keys: RwLock::new(Arc::new(set.usable())), loaded: AtomicBool::new(true), source: None }
     }
 
     pub(super) fn is_loaded(&self) -> bool {
@@ -175,10 +161,7 @@ impl KeyStore {
 
     async fn refresh_logged(&self) -> bool {
         self.refresh().await.unwrap_or_else(|error| {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "key set can't be read, the last good one stays"
-            );
+            tracing::warn!(error = format!("{error:#}"), "key set can't be read, the last good one stays");
             false
         })
     }
@@ -190,10 +173,7 @@ impl KeyStore {
         let mut response = response.error_for_status().context("fetch the key set")?;
         let mut document = Vec::new();
         while let Some(chunk) = response.chunk().await.context("read the key set")? {
-            ensure!(
-                document.len() + chunk.len() <= LARGEST_DOCUMENT_BYTES,
-                "the key set is too large"
-            );
+            ensure!(document.len() + chunk.len() <= LARGEST_DOCUMENT_BYTES, "the key set is too large");
             document.extend_from_slice(&chunk);
         }
         let set: JwkSet = serde_json::from_slice(&document).context("parse the key set")?;
@@ -211,10 +191,7 @@ impl KeyStore {
                 Ok(true) => on_withdrawal(),
                 Ok(false) => {}
                 Err(error) if self.is_loaded() => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "key set can't be read, the last good one stays"
-                    );
+                    tracing::warn!(error = format!("{error:#}"), "key set can't be read, the last good one stays");
                 }
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), "key set can't be read yet");

@@ -47,10 +47,7 @@ impl Caller {
 
     /// Whether the caller holds `permission` everywhere.
     pub fn may(&self, permission: &str) -> bool {
-        self.claims
-            .permissions
-            .iter()
-            .any(|granted| permission_matches(granted, permission))
+        self.claims.permissions.iter().any(|granted| permission_matches(granted, permission))
     }
 
     /// For handlers whose permission depends on the input.
@@ -89,10 +86,7 @@ pub struct Allowed<P> {
 
 impl<P: Permission> fmt::Debug for Allowed<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Allowed")
-            .field("permission", &P::NAME)
-            .field("caller", &self.caller)
-            .finish()
+        f.debug_struct("Allowed").field("permission", &P::NAME).field("caller", &self.caller).finish()
     }
 }
 
@@ -107,10 +101,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, state).await?;
         caller.require(P::NAME)?;
-        Ok(Self {
-            caller,
-            permission: PhantomData,
-        })
+        Ok(Self { caller, permission: PhantomData })
     }
 }
 
@@ -121,23 +112,15 @@ where
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
-        return Err(Problem::unauthorized(
-            "token_missing",
-            "send a token: `Authorization: Bearer …`",
-        ));
+        return Err(Problem::unauthorized("token_missing", "send a token: `Authorization: Bearer …`"));
     };
-    let token = value
-        .to_str()
-        .ok()
-        .filter(|_| values.next().is_none())
-        .and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            let token = token.trim_matches(' ');
-            let plain = |byte: u8| {
-                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
-            };
-            (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.bytes().all(plain)).then_some(token)
-        });
+    let token = value.to_str().ok().filter(|_| values.next().is_none()).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        let token = token.trim_matches(' ');
+        let plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.bytes().all(plain)).then_some(token)
+    });
     token.ok_or_else(|| Problem::unauthorized("token_malformed", "send exactly one header `Authorization: Bearer …`"))
 }
 
@@ -223,19 +206,10 @@ mod tests {
         assert_eq!(bearer(&headers(&["Bearer a.b.c"])).expect("good"), "a.b.c");
         assert_eq!(bearer(&headers(&["bearer  a.b.c "])).expect("good"), "a.b.c");
         assert_eq!(bearer(&headers(&[])).expect_err("none").code(), "token_missing");
-        for bad in [
-            &["Basic YTpi"][..],
-            &["Bearer"],
-            &["Bearer "],
-            &["Bearer a b"],
-            &["Bearer a", "Bearer a"],
-            &["a.b.c"],
-        ] {
-            assert_eq!(
-                bearer(&headers(bad)).expect_err("bad").code(),
-                "token_malformed",
-                "{bad:?}"
-            );
+        for bad in
+            [&["Basic YTpi"][..], &["Bearer"], &["Bearer "], &["Bearer a b"], &["Bearer a", "Bearer a"], &["a.b.c"]]
+        {
+            assert_eq!(bearer(&headers(bad)).expect_err("bad").code(), "token_malformed", "{bad:?}");
         }
     }
 

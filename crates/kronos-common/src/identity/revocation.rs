@@ -63,10 +63,7 @@ pub enum Revocation {
 impl Revocation {
     /// A session that ends now.
     pub fn session_now(sid: impl Into<String>) -> Self {
-        Self::Session {
-            sid: sid.into(),
-            until: unix_now() + LONGEST_TOKEN_LIFE_SECONDS,
-        }
+        Self::Session { sid: sid.into(), until: unix_now() + LONGEST_TOKEN_LIFE_SECONDS }
     }
 
     /// Kind, name and value, as the table and the stream hold them.
@@ -81,18 +78,9 @@ impl Revocation {
     pub(super) fn from_parts(kind: &str, name: &str, value: i64) -> Option<Self> {
         let name = name.to_owned();
         match kind {
-            "subject" => Some(Self::Subject {
-                subject: name,
-                epoch: value,
-            }),
-            "client" => Some(Self::Client {
-                client_id: name,
-                epoch: value,
-            }),
-            "session" => Some(Self::Session {
-                sid: name,
-                until: value,
-            }),
+            "subject" => Some(Self::Subject { subject: name, epoch: value }),
+            "client" => Some(Self::Client { client_id: name, epoch: value }),
+            "session" => Some(Self::Session { sid: name, until: value }),
             _ => None,
         }
     }
@@ -186,10 +174,7 @@ impl Revocations {
                 () = follower.run() => {}
             }
         });
-        if tokio::time::timeout(FIRST_SNAPSHOT_WITHIN, snapshot.wait_for(|read| *read))
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(FIRST_SNAPSHOT_WITHIN, snapshot.wait_for(|read| *read)).await.is_err() {
             tracing::warn!("no snapshot of the revocations yet, starting without");
         }
         Ok(revocations)
@@ -197,11 +182,7 @@ impl Revocations {
 
     /// Maps that follow nothing: for tests, and for whoever feeds them by [`apply`](Self::apply).
     pub fn none() -> Self {
-        Self(Arc::new(Inner {
-            maps: RwLock::default(),
-            started: Instant::now(),
-            contact: AtomicU64::new(NEVER),
-        }))
+        Self(Arc::new(Inner { maps: RwLock::default(), started: Instant::now(), contact: AtomicU64::new(NEVER) }))
     }
 
     /// Whether the token ended before its time.
@@ -265,9 +246,7 @@ pub(super) fn open(config: &config::Redis) -> anyhow::Result<redis::Client> {
 }
 
 pub(super) fn unix_now() -> i64 {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
@@ -296,14 +275,8 @@ mod tests {
     #[test]
     fn an_earlier_epoch_is_revoked_and_the_present_one_is_not() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Subject {
-            subject: "ada".into(),
-            epoch: 3,
-        });
-        revocations.apply(&Revocation::Subject {
-            subject: "ada".into(),
-            epoch: 2,
-        });
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 2 });
         assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 3, None)));
         assert!(!revocations.is_revoked(&claims("bob", "web", 0, None)));
@@ -312,10 +285,7 @@ mod tests {
     #[test]
     fn a_clients_epoch_ends_its_own_tokens_not_its_users() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Client {
-            client_id: "web".into(),
-            epoch: 1,
-        });
+        revocations.apply(&Revocation::Client { client_id: "web".into(), epoch: 1 });
         assert!(revocations.is_revoked(&claims("web", "web", 0, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 0, None)));
     }
@@ -323,10 +293,7 @@ mod tests {
     #[test]
     fn a_session_ends_all_its_tokens_until_it_may_be_forgotten() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Session {
-            sid: "s".into(),
-            until: 100,
-        });
+        revocations.apply(&Revocation::Session { sid: "s".into(), until: 100 });
         assert!(revocations.is_revoked(&claims("ada", "web", 9, Some("s"))));
         assert!(!revocations.is_revoked(&claims("ada", "web", 9, Some("t"))));
         revocations.prune(99);
@@ -338,10 +305,7 @@ mod tests {
     #[test]
     fn an_epoch_is_forgotten_only_after_the_longest_token_life() {
         let revocations = Revocations::none();
-        revocations.apply(&Revocation::Subject {
-            subject: "ada".into(),
-            epoch: 3,
-        });
+        revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 3 });
         revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS - 5);
         assert!(revocations.is_revoked(&claims("ada", "web", 2, None)));
         revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS + 5);

@@ -54,18 +54,11 @@ impl Follower {
             if let Err(error) = self.session(&mut away, &mut pruned).await
                 && !away
             {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "revocations can't be followed, the last known hold"
-                );
+                tracing::warn!(error = format!("{error:#}"), "revocations can't be followed, the last known hold");
                 away = true;
             }
             self.prune_if_due(&mut pruned);
-            delay = if before.elapsed() > BLOCK {
-                Duration::from_millis(50)
-            } else {
-                (delay * 2).min(BLOCK)
-            };
+            delay = if before.elapsed() > BLOCK { Duration::from_millis(50) } else { (delay * 2).min(BLOCK) };
             tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
         }
     }
@@ -75,11 +68,8 @@ impl Follower {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(BLOCK + self.timeout));
-        let mut connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .context("connect to Redis")?;
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
         let mut position = self.read_snapshot(&mut connection).await?;
         if std::mem::take(away) {
             tracing::info!("revocations are followed again");
@@ -157,21 +147,14 @@ impl Follower {
             let Some((kind, name)) = member.split_once(':') else {
                 continue;
             };
-            let value = if kind == "session" {
-                Some(expiry)
-            } else {
-                epochs.get(&member).copied()
-            };
+            let value = if kind == "session" { Some(expiry) } else { epochs.get(&member).copied() };
             if let Some(revocation) = value.and_then(|value| Revocation::from_parts(kind, name, value)) {
                 self.revocations.take(&revocation, expiry);
             }
         }
         self.revocations.touch();
         let generation = generation.context("the generation of the revocations vanished")?;
-        Ok(Position {
-            generation,
-            seq: seq.unwrap_or(0),
-        })
+        Ok(Position { generation, seq: seq.unwrap_or(0) })
     }
 
     fn prune_if_due(&self, pruned: &mut Instant) {
@@ -197,10 +180,7 @@ pub(super) struct Age {
 impl Age {
     pub(super) fn new(revocations: Revocations) -> anyhow::Result<Self> {
         let help = "Seconds since Redis last confirmed the revocation maps.";
-        Ok(Self {
-            gauge: Gauge::new("kronos_revocations_age_seconds", help)?,
-            revocations,
-        })
+        Ok(Self { gauge: Gauge::new("kronos_revocations_age_seconds", help)?, revocations })
     }
 }
 

@@ -156,10 +156,7 @@ impl RevocationPublisher {
                 }
                 Err(error) if !away => {
                     away = true;
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "revocations can't be published, they wait"
-                    );
+                    tracing::warn!(error = format!("{error:#}"), "revocations can't be published, they wait");
                 }
                 Err(_) => {}
             }
@@ -193,9 +190,7 @@ impl RevocationPublisher {
             .await
             .context("read the generation of the revocations")?;
         // Without a marker Redis holds nothing of ours: a text that no row has been published in.
-        let present = marker
-            .map(|marker| format!("{marker}/{}", link.run))
-            .unwrap_or_default();
+        let present = marker.map(|marker| format!("{marker}/{}", link.run)).unwrap_or_default();
         let rows: Vec<Row> = sqlx::query_as(
             "select id, kind, subject, value from revocations \
              where published_in is distinct from $1 and created_at > now() - make_interval(secs => $2) \
@@ -212,21 +207,12 @@ impl RevocationPublisher {
         }
         let keys = &self.0.keys;
         let mut call = self.0.script.prepare_invoke();
-        call.key(&keys.stream)
-            .key(&keys.seq)
-            .key(&keys.subjects)
-            .key(&keys.expiries)
-            .key(&keys.generation);
-        call.arg(Uuid::now_v7().to_string())
-            .arg(LONGEST_TOKEN_LIFE_SECONDS)
-            .arg(STREAM_ENTRIES);
+        call.key(&keys.stream).key(&keys.seq).key(&keys.subjects).key(&keys.expiries).key(&keys.generation);
+        call.arg(Uuid::now_v7().to_string()).arg(LONGEST_TOKEN_LIFE_SECONDS).arg(STREAM_ENTRIES);
         for row in &rows {
             call.arg(&row.kind).arg(&row.subject).arg(row.value);
         }
-        let generation: String = call
-            .invoke_async(&mut link.connection)
-            .await
-            .context("publish the revocations")?;
+        let generation: String = call.invoke_async(&mut link.connection).await.context("publish the revocations")?;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         sqlx::query("update revocations set published_in = $1 where id = any($2)")
             .bind(format!("{generation}/{}", link.run))
@@ -241,24 +227,11 @@ impl RevocationPublisher {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.timeout))
             .set_response_timeout(Some(self.0.timeout));
-        let mut connection = self
-            .0
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .context("connect to Redis")?;
+        let mut connection =
+            self.0.client.get_multiplexed_async_connection_with_config(&config).await.context("connect to Redis")?;
         // Where INFO is not allowed, only the marker tells one life from another.
-        let info: String = redis::cmd("INFO")
-            .arg("server")
-            .query_async(&mut connection)
-            .await
-            .unwrap_or_default();
-        let run = info
-            .lines()
-            .find_map(|line| line.strip_prefix("run_id:"))
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap_or_default();
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
         Ok(Link { connection, run })
     }
 

@@ -39,12 +39,7 @@ struct Inner {
 }
 
 enum Source {
-    Endpoint {
-        http: reqwest::Client,
-        url: String,
-        client_id: String,
-        secret: SecretString,
-    },
+    Endpoint { http: reqwest::Client, url: String, client_id: String, secret: SecretString },
     Own(Issue),
 }
 
@@ -94,11 +89,7 @@ impl ServiceToken {
     }
 
     fn of(source: Source) -> Self {
-        Self(Arc::new(Inner {
-            source,
-            held: RwLock::new(None),
-            fetching: Mutex::new(None),
-        }))
+        Self(Arc::new(Inner { source, held: RwLock::new(None), fetching: Mutex::new(None) }))
     }
 
     /// A token that is good now.
@@ -143,21 +134,14 @@ impl ServiceToken {
 
     async fn held(&self, until: impl Fn(&Held) -> Instant) -> Option<Arc<str>> {
         let held = self.0.held.read().await;
-        held.as_ref()
-            .filter(|held| until(held) > Instant::now())
-            .map(|held| Arc::clone(&held.token))
+        held.as_ref().filter(|held| until(held) > Instant::now()).map(|held| Arc::clone(&held.token))
     }
 
     async fn fetch(&self) -> anyhow::Result<Held> {
         let asked_at = Instant::now();
         let (token, life) = match &self.0.source {
             Source::Own(issue) => issue().await?,
-            Source::Endpoint {
-                http,
-                url,
-                client_id,
-                secret,
-            } => {
+            Source::Endpoint { http, url, client_id, secret } => {
                 let response = http
                     .post(url)
                     .basic_auth(client_id, Some(secret.expose_secret()))
@@ -218,11 +202,7 @@ mod tests {
         token.refused(&first).await;
         assert_eq!(&*token.get().await.expect("issued"), "token-1");
         token.refused(&first).await;
-        assert_eq!(
-            &*token.get().await.expect("issued"),
-            "token-1",
-            "the refusal of an older token changes nothing"
-        );
+        assert_eq!(&*token.get().await.expect("issued"), "token-1", "the refusal of an older token changes nothing");
         assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 

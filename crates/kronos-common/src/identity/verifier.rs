@@ -122,9 +122,7 @@ impl Verifier {
     /// # Errors
     /// 401 `token_malformed`, `token_invalid`, `token_expired`, `token_revoked`; 503 while no key set was ever read.
     pub async fn verify(&self, token: &str) -> Result<Arc<Claims>, Problem> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.verify_at(token, now.try_into().unwrap_or(i64::MAX)).await
     }
 
@@ -139,21 +137,12 @@ impl Verifier {
                 let claims = Arc::new(self.examine(token).await?);
                 self.check_claims(&claims, now)?;
                 let bytes = u32::try_from(token.len() * 2 + 256).unwrap_or(u32::MAX);
-                self.0.memory.insert(
-                    hash,
-                    Remembered {
-                        claims: Arc::clone(&claims),
-                        bytes,
-                    },
-                );
+                self.0.memory.insert(hash, Remembered { claims: Arc::clone(&claims), bytes });
                 claims
             }
         };
         if now >= claims.exp.saturating_add(LEEWAY_SECONDS) {
-            return Err(Problem::unauthorized(
-                "token_expired",
-                "the token has expired: get a new one",
-            ));
+            return Err(Problem::unauthorized("token_expired", "the token has expired: get a new one"));
         }
         if self.0.revocations.is_revoked(&claims) {
             let detail = "the token was revoked, or rights changed since: get a new one";
@@ -175,9 +164,7 @@ impl Verifier {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .ok_or_else(|| malformed("the token's header can't be read"))?;
-        let right_type = ["at+jwt", "application/at+jwt"]
-            .iter()
-            .any(|typ| header.typ.eq_ignore_ascii_case(typ));
+        let right_type = ["at+jwt", "application/at+jwt"].iter().any(|typ| header.typ.eq_ignore_ascii_case(typ));
         if header.alg != "EdDSA" || !right_type || header.crit.is_some() || !is_plausible_kid(&header.kid) {
             return Err(invalid());
         }
@@ -207,9 +194,7 @@ impl Verifier {
             && claims.iat <= latest
             && claims.nbf.is_none_or(|nbf| nbf <= latest)
             && (1..=LONGEST_TOKEN_LIFE_SECONDS).contains(&life)
-            && ![&claims.sub, &claims.jti, &claims.client_id]
-                .iter()
-                .any(|text| text.is_empty());
+            && ![&claims.sub, &claims.jti, &claims.client_id].iter().any(|text| text.is_empty());
         if good { Ok(()) } else { Err(invalid()) }
     }
 }
@@ -219,10 +204,7 @@ fn malformed(detail: &str) -> Problem {
 }
 
 fn invalid() -> Problem {
-    Problem::unauthorized(
-        "token_invalid",
-        "the token is not one that this platform issued for this use",
-    )
+    Problem::unauthorized("token_invalid", "the token is not one that this platform issued for this use")
 }
 
 #[cfg(test)]

@@ -35,11 +35,7 @@ struct Server {
 
 impl Server {
     async fn start(answer: impl Fn(usize) -> Response + Send + Sync + 'static) -> (Self, Client) {
-        let server = Self {
-            answer: Arc::new(answer),
-            count: Arc::default(),
-            headers: Arc::default(),
-        };
+        let server = Self { answer: Arc::new(answer), count: Arc::default(), headers: Arc::default() };
         let handler = async |State(server): State<Server>, headers: HeaderMap| {
             server.headers.lock().unwrap().push(headers);
             (server.answer)(server.count.fetch_add(1, Ordering::SeqCst))
@@ -55,10 +51,7 @@ impl Server {
 
     fn header(&self, request: usize, name: &str) -> String {
         let headers = self.headers.lock().unwrap();
-        headers[request]
-            .get(name)
-            .map(|value| value.to_str().unwrap().to_owned())
-            .unwrap_or_default()
+        headers[request].get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 }
 
@@ -89,14 +82,8 @@ async fn a_call_carries_the_own_token_and_the_trace() {
 
 #[tokio::test]
 async fn an_idempotent_call_is_tried_again() {
-    let (server, client) = Server::start(|n| {
-        if n < 2 {
-            StatusCode::SERVICE_UNAVAILABLE.into_response()
-        } else {
-            good()
-        }
-    })
-    .await;
+    let (server, client) =
+        Server::start(|n| if n < 2 { StatusCode::SERVICE_UNAVAILABLE.into_response() } else { good() }).await;
     client.get::<Value>("/x").await.unwrap();
     assert_eq!(server.count(), 3);
 }
@@ -121,22 +108,13 @@ async fn retries_stay_within_their_budget() {
 
 #[tokio::test]
 async fn a_refused_token_is_renewed_once() {
-    let (server, client) = Server::start(|n| {
-        if n == 0 {
-            StatusCode::UNAUTHORIZED.into_response()
-        } else {
-            good()
-        }
-    })
-    .await;
+    let (server, client) =
+        Server::start(|n| if n == 0 { StatusCode::UNAUTHORIZED.into_response() } else { good() }).await;
     client.post::<_, Value>("/x", &json!({})).await.unwrap();
     assert_eq!(server.header(0, "authorization"), "Bearer own-0");
     assert_eq!(server.header(1, "authorization"), "Bearer own-1");
     let (server, client) = Server::start(|_| StatusCode::UNAUTHORIZED.into_response()).await;
-    assert_eq!(
-        client.get::<Value>("/x").await.unwrap_err().status(),
-        Some(StatusCode::UNAUTHORIZED)
-    );
+    assert_eq!(client.get::<Value>("/x").await.unwrap_err().status(), Some(StatusCode::UNAUTHORIZED));
     assert_eq!(server.count(), 2);
 }
 
@@ -144,10 +122,7 @@ async fn a_refused_token_is_renewed_once() {
 async fn a_problem_comes_back_with_its_code() {
     let (_, client) = Server::start(|_| Problem::conflict("name_taken", "another one").into_response()).await;
     let error = client.put::<_, ()>("/x", &json!({})).await.unwrap_err();
-    assert_eq!(
-        (error.status(), error.code()),
-        (Some(StatusCode::CONFLICT), Some("name_taken"))
-    );
+    assert_eq!((error.status(), error.code()), (Some(StatusCode::CONFLICT), Some("name_taken")));
     assert!(!error.is_away());
 }
 
@@ -157,10 +132,7 @@ async fn an_empty_answer_is_a_unit() {
     client.put::<_, ()>("/x", &json!({})).await.unwrap();
     client.delete("/x").await.unwrap();
     let (_, client) = Server::start(|_| "no JSON".into_response()).await;
-    assert!(matches!(
-        client.get::<Value>("/x").await,
-        Err(ClientError::Unreadable { .. })
-    ));
+    assert!(matches!(client.get::<Value>("/x").await, Err(ClientError::Unreadable { .. })));
 }
 
 #[tokio::test]
@@ -170,11 +142,7 @@ async fn a_call_ends_at_its_deadline() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let client = Client::new(&url, token(), &Context::detached("test")).unwrap();
     let began = Instant::now();
-    let error = client
-        .with_deadline(Duration::from_millis(200))
-        .get::<Value>("/x")
-        .await
-        .unwrap_err();
+    let error = client.with_deadline(Duration::from_millis(200)).get::<Value>("/x").await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

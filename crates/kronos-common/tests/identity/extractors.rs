@@ -26,18 +26,10 @@ impl FromRef<App> for Verifier {
 
 async fn start(issuer: &Issuer) -> TestClient {
     let context = Context::detached("test");
-    let verifier = Verifier::connect(&issuer.config(), Revocations::none(), &context)
-        .await
-        .unwrap();
+    let verifier = Verifier::connect(&issuer.config(), Revocations::none(), &context).await.unwrap();
     let router = Router::new()
-        .route(
-            "/logs",
-            get(async |allowed: Allowed<CanReadLogs>| allowed.caller.subject().to_owned()),
-        )
-        .route(
-            "/me",
-            get(async |caller: Caller| format!("{} by {}", caller.subject(), caller.client_id())),
-        )
+        .route("/logs", get(async |allowed: Allowed<CanReadLogs>| allowed.caller.subject().to_owned()))
+        .route("/me", get(async |caller: Caller| format!("{} by {}", caller.subject(), caller.client_id())))
         .with_state(App { verifier });
     http(super::serve(router).await)
 }
@@ -47,11 +39,7 @@ async fn a_caller_with_the_permission_may_in() {
     let issuer = Issuer::start().await;
     let server = start(&issuer).await;
     for permission in ["logs:read", "logs:*", "*:*"] {
-        let answer = server
-            .get("/logs")
-            .bearer(issuer.token("ada", &["users:read", permission]))
-            .await
-            .expect(200);
+        let answer = server.get("/logs").bearer(issuer.token("ada", &["users:read", permission])).await.expect(200);
         assert_eq!(answer.text(), "ada");
     }
     let answer = server.get("/me").bearer(issuer.token("ada", &[])).await.expect(200);
@@ -63,11 +51,8 @@ async fn a_missing_permission_is_named() {
     let issuer = Issuer::start().await;
     let server = start(&issuer).await;
     for held in [&[][..], &["logs:write"], &["*:write"], &["logs"]] {
-        let answer = server
-            .get("/logs")
-            .bearer(issuer.token("ada", held))
-            .await
-            .expect_problem(403, "permission_denied");
+        let answer =
+            server.get("/logs").bearer(issuer.token("ada", held)).await.expect_problem(403, "permission_denied");
         assert!(answer.text().contains("logs:read"), "{answer}");
     }
 }
@@ -86,16 +71,9 @@ async fn a_request_without_a_good_token_is_challenged() {
     ];
     for (token, code) in bad {
         let answer = server.get("/logs").bearer(token).await.expect_problem(401, code);
-        assert_eq!(
-            answer.header("www-authenticate"),
-            Some("Bearer error=\"invalid_token\"")
-        );
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer error=\"invalid_token\""));
     }
-    server
-        .get("/logs")
-        .header("authorization", "Basic YTpi")
-        .await
-        .expect_problem(401, "token_malformed");
+    server.get("/logs").header("authorization", "Basic YTpi").await.expect_problem(401, "token_malformed");
     let query = format!("/logs?access_token={}", issuer.token("ada", &["logs:read"]));
     server.get(&query).await.expect_problem(401, "token_missing");
 }

@@ -38,13 +38,8 @@ impl Endpoint {
 
     async fn verifier(&self, issuer: &Issuer) -> Verifier {
         let address = crate::serve(self.router()).await;
-        let config = Identity {
-            jwks_url: format!("http://{address}/jwks.json"),
-            ..issuer.config()
-        };
-        Verifier::connect(&config, Revocations::none(), &Context::detached("test"))
-            .await
-            .unwrap()
+        let config = Identity { jwks_url: format!("http://{address}/jwks.json"), ..issuer.config() };
+        Verifier::connect(&config, Revocations::none(), &Context::detached("test")).await.unwrap()
     }
 
     fn publish(&self, set: JwkSet) {
@@ -75,11 +70,7 @@ async fn a_new_key_is_fetched_by_the_first_token_that_names_it() {
     let tokens: Vec<_> = (0..50).map(|_| new.token("ada", &[])).collect();
     let all = futures::future::join_all(tokens.iter().map(|token| verifier.verify(token))).await;
     assert!(all.iter().all(Result::is_ok));
-    assert_eq!(
-        endpoint.count.load(Ordering::SeqCst),
-        2,
-        "one at the start, one for all fifty"
-    );
+    assert_eq!(endpoint.count.load(Ordering::SeqCst), 2, "one at the start, one for all fifty");
     assert!(verifier.verify(&old.token("ada", &[])).await.is_ok());
 }
 
@@ -93,11 +84,7 @@ async fn strangers_keys_cause_one_fetch_in_a_cool_down() {
         let token = issuer.build("ada").header("kid", format!("stranger-{number}")).sign();
         assert_eq!(verifier.verify(&token).await.unwrap_err().code(), "token_invalid");
     }
-    assert_eq!(
-        endpoint.count.load(Ordering::SeqCst),
-        2,
-        "one at the start, one for all strangers"
-    );
+    assert_eq!(endpoint.count.load(Ordering::SeqCst), 2, "one at the start, one for all strangers");
 }
 
 #[tokio::test]

@@ -27,21 +27,9 @@ async fn listen(config: &config::Rabbit) -> (Connection, Channel) {
     let url = secrecy::ExposeSecret::expose_secret(&config.url);
     let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    channel
-        .queue_declare(QUEUE.into(), QueueDeclareOptions::durable(), FieldTable::default())
-        .await
-        .unwrap();
+    channel.queue_declare(QUEUE.into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
     let options = QueueBindOptions::default();
-    channel
-        .queue_bind(
-            QUEUE.into(),
-            EXCHANGE.into(),
-            "#".into(),
-            options,
-            FieldTable::default(),
-        )
-        .await
-        .unwrap();
+    channel.queue_bind(QUEUE.into(), EXCHANGE.into(), "#".into(), options, FieldTable::default()).await.unwrap();
     (connection, channel)
 }
 
@@ -54,26 +42,17 @@ async fn insert(pool: &PgPool, number: usize) -> Event {
 }
 
 async fn waiting(pool: &PgPool) -> i64 {
-    sqlx::query_scalar("select count(*) from outbox")
-        .fetch_one(pool)
-        .await
-        .unwrap()
+    sqlx::query_scalar("select count(*) from outbox").fetch_one(pool).await.unwrap()
 }
 
 async fn receive(channel: &Channel, count: usize) -> Vec<Event> {
     let options = BasicConsumeOptions::default();
-    let mut deliveries = channel
-        .basic_consume(QUEUE.into(), "".into(), options, FieldTable::default())
-        .await
-        .unwrap();
+    let mut deliveries = channel.basic_consume(QUEUE.into(), "".into(), options, FieldTable::default()).await.unwrap();
     let mut events: Vec<Event> = Vec::new();
     let mut ids = HashSet::new();
     while ids.len() < count {
         let next = tokio::time::timeout(Duration::from_secs(10), deliveries.next()).await;
-        let delivery = next
-            .unwrap_or_else(|_| panic!("{} of {count} events came", ids.len()))
-            .unwrap()
-            .unwrap();
+        let delivery = next.unwrap_or_else(|_| panic!("{} of {count} events came", ids.len())).unwrap().unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
         let event = Event::decode(&delivery.data).unwrap();
         assert_eq!(delivery.routing_key.as_str(), event.type_);
@@ -105,17 +84,11 @@ async fn a_change_that_was_rolled_back_tells_nothing() {
     rabbit.connected().await;
     let (_connection, channel) = listen(&config).await;
     let mut transaction = pool.begin().await.unwrap();
-    outbox::insert(&mut transaction, &Event::new("kronos.test.undone", "1", json!({})))
-        .await
-        .unwrap();
+    outbox::insert(&mut transaction, &Event::new("kronos.test.undone", "1", json!({}))).await.unwrap();
     transaction.rollback().await.unwrap();
     Relay::start(pool.clone(), rabbit, &context);
     let told = insert(&pool, 2).await;
-    assert_eq!(
-        receive(&channel, 1).await,
-        [told],
-        "the first thing that is told was committed"
-    );
+    assert_eq!(receive(&channel, 1).await, [told], "the first thing that is told was committed");
 }
 
 #[tokio::test]
@@ -138,10 +111,7 @@ async fn events_wait_for_a_broker_that_is_away() {
     assert_eq!(waiting(&pool).await, 5);
     proxy.restore();
     assert_eq!(receive(&channel, 5).await.len(), 5);
-    wait_up_to(Duration::from_secs(10), "the outbox is empty", async || {
-        waiting(&pool).await == 0
-    })
-    .await;
+    wait_up_to(Duration::from_secs(10), "the outbox is empty", async || waiting(&pool).await == 0).await;
 }
 
 #[tokio::test]
@@ -167,16 +137,10 @@ async fn two_relays_and_cut_connections_lose_nothing() {
             proxy.cut();
         }
     }
-    let numbers: HashSet<u64> = receive(&channel, EVENTS)
-        .await
-        .iter()
-        .map(|event| event.data["number"].as_u64().unwrap())
-        .collect();
+    let numbers: HashSet<u64> =
+        receive(&channel, EVENTS).await.iter().map(|event| event.data["number"].as_u64().unwrap()).collect();
     assert_eq!(numbers.len(), EVENTS);
-    wait_up_to(Duration::from_secs(10), "the outbox is empty", async || {
-        waiting(&pool).await == 0
-    })
-    .await;
+    wait_up_to(Duration::from_secs(10), "the outbox is empty", async || waiting(&pool).await == 0).await;
 }
 
 #[tokio::test]

@@ -15,9 +15,7 @@ use sqlx::{
 #[tokio::test]
 async fn a_migrated_schema_is_current() {
     let database = TestDatabase::create().await;
-    let pool = postgres::connect(&database.config("kronos_users"), &Context::detached("test"))
-        .await
-        .unwrap();
+    let pool = postgres::connect(&database.config("kronos_users"), &Context::detached("test")).await.unwrap();
     postgres::check_migrations(&pool, &[&COMMON_MIGRATIONS]).await.unwrap();
 }
 
@@ -30,19 +28,10 @@ async fn a_missing_or_edited_migration_stops_the_start_and_says_what_to_run() {
         Migration::new(version, Cow::Borrowed("robots"), kind, sql.into_sql_str(), false)
     };
     let missing = Migrator::with_migrations(vec![migration(9999, "select 1")]);
-    let error = postgres::check_migrations(&pool, &[&COMMON_MIGRATIONS, &missing])
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("database-admin migrate") && error.contains("9999_robots"),
-        "{error}"
-    );
+    let error = postgres::check_migrations(&pool, &[&COMMON_MIGRATIONS, &missing]).await.unwrap_err().to_string();
+    assert!(error.contains("database-admin migrate") && error.contains("9999_robots"), "{error}");
     let edited = Migrator::with_migrations(vec![migration(1, "select 1")]);
-    let error = postgres::check_migrations(&pool, &[&edited])
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = postgres::check_migrations(&pool, &[&edited]).await.unwrap_err().to_string();
     assert!(error.contains("differs"), "{error}");
 }
 
@@ -66,17 +55,11 @@ async fn connections_that_were_cut_are_replaced() {
     let pool = postgres::connect(&config, &Context::detached("test")).await.unwrap();
     proxy.block();
     wait_until("the database is away", async || {
-        sqlx::query("select 1")
-            .execute(&pool)
-            .await
-            .is_err_and(|error| postgres::is_unavailable(&error))
+        sqlx::query("select 1").execute(&pool).await.is_err_and(|error| postgres::is_unavailable(&error))
     })
     .await;
     proxy.restore();
-    wait_until("the database is back", async || {
-        sqlx::query("select 1").execute(&pool).await.is_ok()
-    })
-    .await;
+    wait_until("the database is back", async || sqlx::query("select 1").execute(&pool).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -84,8 +67,6 @@ async fn no_error_shows_the_password() {
     let database = TestDatabase::create().await;
     let mut config = database.config("kronos_users");
     config.url = "postgres://user:hush@[bad".to_owned().into();
-    let error = postgres::connect(&config, &Context::detached("test"))
-        .await
-        .unwrap_err();
+    let error = postgres::connect(&config, &Context::detached("test")).await.unwrap_err();
     assert!(!format!("{error:?}").contains("hush"), "{error:?}");
 }

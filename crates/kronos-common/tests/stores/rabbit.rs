@@ -9,20 +9,12 @@ use lapin::BasicProperties;
 
 fn message(routing_key: &str) -> Message<'_> {
     let properties = BasicProperties::default();
-    Message {
-        exchange: "",
-        routing_key,
-        mandatory: true,
-        payload: b"hello",
-        properties,
-    }
+    Message { exchange: "", routing_key, mandatory: true, payload: b"hello", properties }
 }
 
 #[tokio::test]
 async fn a_message_that_no_queue_takes_is_an_error() {
-    let rabbit = Connection::open(&test_rabbit().await, &Context::detached("test"))
-        .await
-        .unwrap();
+    let rabbit = Connection::open(&test_rabbit().await, &Context::detached("test")).await.unwrap();
     rabbit.connected().await;
     let channel = rabbit.confirming_channel().await.unwrap();
     let refused = rabbit.publish(&channel, message("nobody")).await;
@@ -31,9 +23,7 @@ async fn a_message_that_no_queue_takes_is_an_error() {
 
 #[tokio::test]
 async fn a_publish_without_confirms_is_not_called_safe() {
-    let rabbit = Connection::open(&test_rabbit().await, &Context::detached("test"))
-        .await
-        .unwrap();
+    let rabbit = Connection::open(&test_rabbit().await, &Context::detached("test")).await.unwrap();
     rabbit.connected().await;
     let channel = rabbit.channel().await.unwrap();
     let unknown = rabbit.publish(&channel, message("nobody")).await;
@@ -59,9 +49,6 @@ async fn a_cut_connection_is_replaced_and_the_absence_is_told_meanwhile() {
 async fn no_error_shows_the_password() {
     let mut config = test_rabbit().await;
     config.url = "http://user:hush@localhost".to_owned().into();
-    let error = Connection::open(&config, &Context::detached("test"))
-        .await
-        .err()
-        .unwrap();
+    let error = Connection::open(&config, &Context::detached("test")).await.err().unwrap();
     assert!(!format!("{error:?}").contains("hush"), "{error:?}");
 }

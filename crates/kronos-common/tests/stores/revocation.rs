@@ -26,45 +26,27 @@ impl Platform {
         let redis = test_redis();
         let context = Context::detached("test");
         let publisher = RevocationPublisher::start(pool.clone(), &redis, &context).unwrap();
-        Self {
-            redis,
-            pool,
-            context,
-            publisher,
-            _database: database,
-        }
+        Self { redis, pool, context, publisher, _database: database }
     }
 
     async fn follower(&self) -> Revocations {
-        Revocations::follow(&self.redis, &Context::detached("follower"))
-            .await
-            .unwrap()
+        Revocations::follow(&self.redis, &Context::detached("follower")).await.unwrap()
     }
 
     async fn record(&self, revocation: &Revocation) {
         let mut transaction = self.pool.begin().await.unwrap();
-        RevocationPublisher::in_transaction(&mut transaction, revocation)
-            .await
-            .unwrap();
+        RevocationPublisher::in_transaction(&mut transaction, revocation).await.unwrap();
         transaction.commit().await.unwrap();
     }
 
     async fn revoke(&self, subject: &str, epoch: i64) {
-        self.record(&Revocation::Subject {
-            subject: subject.into(),
-            epoch,
-        })
-        .await;
+        self.record(&Revocation::Subject { subject: subject.into(), epoch }).await;
         self.publisher.flush().await;
     }
 
     async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let url = Stores::get().redis.url.clone();
-        redis::Client::open(url)
-            .unwrap()
-            .get_multiplexed_async_connection()
-            .await
-            .unwrap()
+        redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
     fn key(&self, suffix: &str) -> String {
@@ -74,11 +56,7 @@ impl Platform {
     /// Redis comes back without our data.
     async fn lose_redis_data(&self) {
         let keys = ["", ":seq", ":subjects", ":expiries", ":generation"].map(|suffix| self.key(suffix));
-        let lost: i64 = redis::cmd("DEL")
-            .arg(&keys[..])
-            .query_async(&mut self.connection().await)
-            .await
-            .unwrap();
+        let lost: i64 = redis::cmd("DEL").arg(&keys[..]).query_async(&mut self.connection().await).await.unwrap();
         assert!(lost >= 1);
     }
 }
@@ -103,19 +81,11 @@ async fn a_revocation_reaches_every_follower_within_250_ms() {
     let followers = [platform.follower().await, platform.follower().await];
     let mut slowest = Duration::ZERO;
     for round in 1..=10 {
-        platform
-            .record(&Revocation::Subject {
-                subject: "ada".into(),
-                epoch: round,
-            })
-            .await;
+        platform.record(&Revocation::Subject { subject: "ada".into(), epoch: round }).await;
         let committed = Instant::now();
         platform.publisher.flush().await;
         for follower in &followers {
-            wait_until("the revocation arrives", async || {
-                follower.is_revoked(&claims("ada", round - 1))
-            })
-            .await;
+            wait_until("the revocation arrives", async || follower.is_revoked(&claims("ada", round - 1))).await;
             assert!(!follower.is_revoked(&claims("ada", round)));
         }
         slowest = slowest.max(committed.elapsed());
@@ -128,21 +98,9 @@ async fn what_was_not_flushed_is_published_by_the_job() {
     let platform = Platform::start().await;
     let follower = platform.follower().await;
     platform.record(&Revocation::session_now("sid-ada")).await;
-    platform
-        .record(&Revocation::Client {
-            client_id: "ada".into(),
-            epoch: 2,
-        })
-        .await;
-    wait_until("the session is revoked", async || {
-        follower.is_revoked(&claims("ada", 9))
-    })
-    .await;
-    let own = Claims {
-        client_id: "ada".into(),
-        sid: None,
-        ..claims("ada", 1)
-    };
+    platform.record(&Revocation::Client { client_id: "ada".into(), epoch: 2 }).await;
+    wait_until("the session is revoked", async || follower.is_revoked(&claims("ada", 9))).await;
+    let own = Claims { client_id: "ada".into(), sid: None, ..claims("ada", 1) };
     wait_until("the client is revoked", async || follower.is_revoked(&own)).await;
 }
 
@@ -151,13 +109,8 @@ async fn a_rolled_back_change_revokes_nothing() {
     let platform = Platform::start().await;
     let follower = platform.follower().await;
     let mut transaction = platform.pool.begin().await.unwrap();
-    let revocation = Revocation::Subject {
-        subject: "ada".into(),
-        epoch: 1,
-    };
-    RevocationPublisher::in_transaction(&mut transaction, &revocation)
-        .await
-        .unwrap();
+    let revocation = Revocation::Subject { subject: "ada".into(), epoch: 1 };
+    RevocationPublisher::in_transaction(&mut transaction, &revocation).await.unwrap();
     transaction.rollback().await.unwrap();
     platform.revoke("bob", 1).await;
     wait_until("the later one arrives", async || follower.is_revoked(&claims("bob", 0))).await;
@@ -201,10 +154,7 @@ async fn a_gap_in_the_stream_is_closed_by_the_snapshot() {
         .unwrap();
     assert!(!follower.is_revoked(&claims("missed", 6)));
     platform.revoke("bob", 1).await;
-    wait_until("the missed one is known", async || {
-        follower.is_revoked(&claims("missed", 6))
-    })
-    .await;
+    wait_until("the missed one is known", async || follower.is_revoked(&claims("missed", 6))).await;
     assert!(follower.is_revoked(&claims("bob", 0)));
 }
 
@@ -226,35 +176,21 @@ async fn a_redis_that_lost_its_data_is_filled_again() {
     let lost = Instant::now();
     platform.revoke("bob", 1).await;
     wait_until("the old follower goes on", async || old.is_revoked(&claims("bob", 0))).await;
-    assert!(
-        lost.elapsed() < Duration::from_millis(500),
-        "without waiting for a time-out: {:?}",
-        lost.elapsed()
-    );
+    assert!(lost.elapsed() < Duration::from_millis(500), "without waiting for a time-out: {:?}", lost.elapsed());
     assert!(old.is_revoked(&claims("ada", 0)));
 }
 
 #[tokio::test]
 async fn a_redis_that_is_away_leaves_the_service_degraded_not_dead() {
     let platform = Platform::start().await;
-    let redis = Redis {
-        url: "redis://127.0.0.1:1".to_owned().into(),
-        ..platform.redis.clone()
-    };
+    let redis = Redis { url: "redis://127.0.0.1:1".to_owned().into(), ..platform.redis.clone() };
     let context = Context::detached("follower");
     let follower = Revocations::follow(&redis, &context).await.unwrap();
     assert!(!follower.is_revoked(&claims("ada", 0)));
-    assert!(
-        follower.age() > Duration::from_secs(1),
-        "its age says that it knows nothing"
-    );
+    assert!(follower.age() > Duration::from_secs(1), "its age says that it knows nothing");
     let publisher = RevocationPublisher::start(platform.pool.clone(), &redis, &context).unwrap();
     let began = Instant::now();
     publisher.flush().await;
-    assert!(
-        began.elapsed() < Duration::from_millis(250),
-        "a caller is not held up: {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_millis(250), "a caller is not held up: {:?}", began.elapsed());
     context.shutdown.cancel();
 }

@@ -32,11 +32,7 @@ impl Forge {
         };
         let revocations = Revocations::none();
         let verifier = Verifier::with_keys(&config, &key_set(&key, KID), revocations.clone());
-        Self {
-            key,
-            verifier,
-            revocations,
-        }
+        Self { key, verifier, revocations }
     }
 
     fn sign(&self, header: &Value, claims: &Value) -> String {
@@ -53,17 +49,12 @@ impl Forge {
 
 fn key_set(key: &Ed25519KeyPair, kid: &str) -> JwkSet {
     let x = URL_SAFE_NO_PAD.encode(key.public_key());
-    JwkSet {
-        keys: vec![json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x})],
-    }
+    JwkSet { keys: vec![json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x})] }
 }
 
 fn assemble(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-    let message = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(header.to_string()),
-        URL_SAFE_NO_PAD.encode(claims.to_string())
-    );
+    let message =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
     format!("{message}.{signature}")
 }
@@ -104,20 +95,10 @@ async fn a_good_token_is_believed_twice() {
 #[tokio::test]
 async fn no_algorithm_but_ours_is_believed() {
     let forge = Forge::new();
-    for alg in [
-        "none", "None", "NONE", "nOnE", "", "HS256", "RS256", "ES256", "ES384", "PS512", "eddsa", "Ed25519 ",
-    ] {
+    for alg in ["none", "None", "NONE", "nOnE", "", "HS256", "RS256", "ES256", "ES384", "PS512", "eddsa", "Ed25519 "] {
         let header = with(header(), "alg", json!(alg));
-        assert_eq!(
-            forge.code(&assemble(&header, &claims(), |_| vec![])).await,
-            "token_invalid",
-            "{alg} unsigned"
-        );
-        assert_eq!(
-            forge.code(&forge.sign(&header, &claims())).await,
-            "token_invalid",
-            "{alg} signed"
-        );
+        assert_eq!(forge.code(&assemble(&header, &claims(), |_| vec![])).await, "token_invalid", "{alg} unsigned");
+        assert_eq!(forge.code(&forge.sign(&header, &claims())).await, "token_invalid", "{alg} signed");
     }
     for alg in [json!(null), json!(["EdDSA"]), json!(1), json!({"EdDSA": 1})] {
         let header = with(header(), "alg", alg);
@@ -130,18 +111,11 @@ async fn the_public_key_is_no_secret_to_sign_with() {
     let forge = Forge::new();
     let public = forge.key.public_key().as_ref().to_vec();
     let set = serde_json::to_vec(&key_set(&forge.key, KID)).expect("serialises");
-    for secret in [
-        public.clone(),
-        URL_SAFE_NO_PAD.encode(&public).into_bytes(),
-        set,
-        vec![],
-        b"secret".to_vec(),
-    ] {
+    for secret in [public.clone(), URL_SAFE_NO_PAD.encode(&public).into_bytes(), set, vec![], b"secret".to_vec()] {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         for alg in ["HS256", "EdDSA"] {
-            let token = assemble(&with(header(), "alg", json!(alg)), &claims(), |m| {
-                hmac::sign(&key, m).as_ref().to_vec()
-            });
+            let token =
+                assemble(&with(header(), "alg", json!(alg)), &claims(), |m| hmac::sign(&key, m).as_ref().to_vec());
             assert_eq!(forge.code(&token).await, "token_invalid", "{alg}");
         }
     }
@@ -183,16 +157,8 @@ async fn a_key_id_is_only_looked_up() {
         let token = forge.sign(&with(header(), "kid", json!(kid)), &claims());
         assert_eq!(forge.code(&token).await, "token_invalid", "{kid}");
     }
-    assert_eq!(
-        forge.code(&forge.sign(&without(header(), "kid"), &claims())).await,
-        "token_malformed"
-    );
-    assert_eq!(
-        forge
-            .code(&forge.sign(&with(header(), "kid", json!(1)), &claims()))
-            .await,
-        "token_malformed"
-    );
+    assert_eq!(forge.code(&forge.sign(&without(header(), "kid"), &claims())).await, "token_malformed");
+    assert_eq!(forge.code(&forge.sign(&with(header(), "kid", json!(1)), &claims())).await, "token_malformed");
 }
 
 #[tokio::test]
@@ -202,20 +168,10 @@ async fn other_kinds_of_token_are_no_access_tokens() {
         let token = forge.sign(&with(header(), "typ", json!(typ)), &claims());
         assert_eq!(forge.code(&token).await, "token_invalid", "{typ}");
     }
+    assert_eq!(forge.code(&forge.sign(&without(header(), "typ"), &claims())).await, "token_malformed");
+    assert_eq!(forge.code(&forge.sign(&with(header(), "crit", json!(["b64"])), &claims())).await, "token_invalid");
     assert_eq!(
-        forge.code(&forge.sign(&without(header(), "typ"), &claims())).await,
-        "token_malformed"
-    );
-    assert_eq!(
-        forge
-            .code(&forge.sign(&with(header(), "crit", json!(["b64"])), &claims()))
-            .await,
-        "token_invalid"
-    );
-    assert_eq!(
-        forge
-            .code(&forge.sign(&with(header(), "typ", json!("application/AT+JWT")), &claims()))
-            .await,
+        forge.code(&forge.sign(&with(header(), "typ", json!("application/AT+JWT")), &claims())).await,
         "accepted"
     );
 }
@@ -228,23 +184,12 @@ async fn a_signature_is_neither_missing_nor_another() {
     let other = Ed25519KeyPair::generate().expect("generate a key");
     let forged = URL_SAFE_NO_PAD.encode(other.sign(message.as_bytes()));
     let zeros = URL_SAFE_NO_PAD.encode([0u8; 64]);
-    for bad in [
-        "",
-        "AA",
-        &forged,
-        &zeros,
-        &signature[1..],
-        &format!("{signature}A"),
-        &format!("{signature}=="),
-    ] {
+    for bad in ["", "AA", &forged, &zeros, &signature[1..], &format!("{signature}A"), &format!("{signature}==")] {
         assert_eq!(forge.code(&format!("{message}.{bad}")).await, "token_invalid", "{bad}");
     }
     let payload = URL_SAFE_NO_PAD.encode(with(claims(), "permissions", json!(["*:*"])).to_string());
     let (head, _) = message.split_once('.').expect("two parts");
-    assert_eq!(
-        forge.code(&format!("{head}.{payload}.{signature}")).await,
-        "token_invalid"
-    );
+    assert_eq!(forge.code(&format!("{head}.{payload}.{signature}")).await, "token_invalid");
 }
 
 #[tokio::test]
@@ -252,17 +197,7 @@ async fn what_is_not_a_token_is_malformed() {
     let forge = Forge::new();
     let good = forge.sign(&header(), &claims());
     let long = format!("{good}{}", "A".repeat(LONGEST_TOKEN_BYTES));
-    for bad in [
-        "",
-        "a",
-        "a.b",
-        "..",
-        "a.b.c.d",
-        "é.é.é",
-        &format!("{good}.x"),
-        &good.replace('.', " "),
-        &long,
-    ] {
+    for bad in ["", "a", "a.b", "..", "a.b.c.d", "é.é.é", &format!("{good}.x"), &good.replace('.', " "), &long] {
         assert_eq!(forge.code(bad).await, "token_malformed", "{bad:.40}");
     }
 }
@@ -270,23 +205,8 @@ async fn what_is_not_a_token_is_malformed() {
 #[tokio::test]
 async fn every_claim_must_be_there_with_its_type_and_meaning() {
     let forge = Forge::new();
-    for name in [
-        "iss",
-        "sub",
-        "aud",
-        "exp",
-        "iat",
-        "jti",
-        "client_id",
-        "roles",
-        "permissions",
-        "epoch",
-    ] {
-        assert_eq!(
-            forge.code(&forge.sign(&header(), &without(claims(), name))).await,
-            "token_invalid",
-            "no {name}"
-        );
+    for name in ["iss", "sub", "aud", "exp", "iat", "jti", "client_id", "roles", "permissions", "epoch"] {
+        assert_eq!(forge.code(&forge.sign(&header(), &without(claims(), name))).await, "token_invalid", "no {name}");
         for value in [json!(null), json!({}), json!(true), json!([1]), json!([[]])] {
             let token = forge.sign(&header(), &with(claims(), name, value.clone()));
             assert_eq!(forge.code(&token).await, "token_invalid", "{name} = {value}");
@@ -320,17 +240,9 @@ async fn every_claim_must_be_there_with_its_type_and_meaning() {
         assert_eq!(forge.code(&token).await, "token_invalid", "{name} = {value}");
     }
     let twice = claims().to_string().replacen('{', "{\"sub\":\"eve\",", 1);
-    let message = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(header().to_string()),
-        URL_SAFE_NO_PAD.encode(twice)
-    );
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header().to_string()), URL_SAFE_NO_PAD.encode(twice));
     let signature = URL_SAFE_NO_PAD.encode(forge.key.sign(message.as_bytes()));
-    assert_eq!(
-        forge.code(&format!("{message}.{signature}")).await,
-        "token_invalid",
-        "a claim twice"
-    );
+    assert_eq!(forge.code(&format!("{message}.{signature}")).await, "token_invalid", "a claim twice");
 }
 
 #[tokio::test]
@@ -347,15 +259,9 @@ async fn a_remembered_token_is_revoked_at_once() {
     let forge = Forge::new();
     let token = forge.sign(&header(), &claims());
     assert_eq!(forge.code(&token).await, "accepted");
-    forge.revocations.apply(&Revocation::Subject {
-        subject: "ada".into(),
-        epoch: 4,
-    });
+    forge.revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 4 });
     assert_eq!(forge.code(&token).await, "accepted", "its own epoch is good");
-    forge.revocations.apply(&Revocation::Subject {
-        subject: "ada".into(),
-        epoch: 5,
-    });
+    forge.revocations.apply(&Revocation::Subject { subject: "ada".into(), epoch: 5 });
     assert_eq!(forge.code(&token).await, "token_revoked");
     let later = forge.sign(&header(), &with(claims(), "epoch", json!(5)));
     assert_eq!(forge.code(&later).await, "accepted");
@@ -389,13 +295,9 @@ async fn without_any_key_set_a_token_is_neither_good_nor_bad() {
         client_secret: String::new().into(),
     };
     let context = Context::detached("test");
-    let verifier = Verifier::connect(&config, Revocations::none(), &context)
-        .await
-        .expect("starts without auth-service");
-    let problem = verifier
-        .verify(&forge.sign(&header(), &claims()))
-        .await
-        .expect_err("no keys");
+    let verifier =
+        Verifier::connect(&config, Revocations::none(), &context).await.expect("starts without auth-service");
+    let problem = verifier.verify(&forge.sign(&header(), &claims())).await.expect_err("no keys");
     assert_eq!(problem.status().as_u16(), 503);
     context.shutdown.cancel();
 }
