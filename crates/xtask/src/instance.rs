@@ -45,7 +45,8 @@ impl Instance {
     pub(crate) fn lock(name: &str) -> anyhow::Result<Self> {
         let dir = root()?.join(".kronos").join(name);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let path = dir.with_extension("lock");
+        // Beside the cache, since the folder itself comes and goes.
+        let path = cache()?.join(format!("{name}.lock"));
         let lock = File::options().create(true).append(true).open(&path)?;
         if lock.try_lock().is_err() {
             eprintln!("waiting for another `cargo xtask` that works on {} …", dir.display());

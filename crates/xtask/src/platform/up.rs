@@ -210,6 +210,10 @@ fn take_down(instance: &Instance, keep_data: bool) -> anyhow::Result<()> {
     if !keep_data {
         instance.remove()?;
     }
+    if count == 0 {
+        println!("Kronos is not up.");
+        return Ok(());
+    }
     let what = if keep_data { "the data is kept" } else { "the data is removed" };
     println!("Kronos is down: {count} processes ended, {what}.");
     // Without its data a store has nothing to finish.

@@ -26,7 +26,8 @@ const TEMPLATE: &str = "kronos_template";
 /// Makes the template database current.
 pub(super) fn ensure(instance: &Instance, stores: &Stores, progress: &Progress) -> anyhow::Result<()> {
     let root = root()?;
-    let print = fingerprint(&[root.join("migrations"), root.join("services/database-admin/src/migrate")])?;
+    let sources = ["migrations", "services/database-admin/src/migrate", "services/database-admin/src/migrate.rs"];
+    let print = fingerprint(&sources.map(|source| root.join(source)))?;
     let record = instance.dir.join("template.json");
     if read_json::<u64>(&record)? == Some(print) {
         return Ok(());
