@@ -1,0 +1,239 @@
+//! The gateway: everything that the platform offers is reached through it. Routes are data in PostgreSQL, compiled into a
+//! table that is swapped whole; requests are checked, limited, authenticated and streamed to instances by single-threaded
+//! cores that ask no database. `proxy` is the way of a request, `table` what it is served by, `routes` the gateway's own
+//! endpoints.
+
+pub mod balance;
+pub mod body;
+pub mod config;
+pub mod connection;
+pub mod exchange;
+pub mod forward;
+pub mod headers;
+pub mod jobs;
+pub mod lease;
+pub mod limit;
+pub mod live;
+pub mod matcher;
+pub mod openapi;
+pub mod proxy;
+pub mod route;
+pub mod routes;
+pub mod seed;
+pub mod server;
+pub mod sniff;
+pub mod store;
+pub mod table;
+pub mod telemetry;
+pub mod upstream;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axum::extract::FromRef;
+use futures::FutureExt as _;
+use kronos_common::{
+    idempotency,
+    identity::{Revocations, Verifier},
+    postgres, redis,
+    service::{self, Context, Criticality, Running},
+};
+use sqlx::migrate::Migrator;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use crate::config::Config;
+use crate::{
+    lease::Leases,
+    limit::{Limiter, Quota, Rule},
+    live::Live,
+    proxy::Gateway,
+    routes::docs::Documents,
+    store::Store,
+    table::{CompiledLimit, Defaults},
+    telemetry::{Metrics, RequestLog},
+};
+
+/// The commented reference of every setting.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// The gateway's own migrations.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/router");
+
+/// How long a start waits for PostgreSQL when a table is on disk; without one it waits until there is one.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the gateway's own endpoints work with.
+#[derive(Clone)]
+pub struct App {
+    store: Store,
+    live: Arc<Live>,
+    verifier: Verifier,
+}
+
+impl FromRef<App> for Verifier {
+    fn from_ref(app: &App) -> Self {
+        app.verifier.clone()
+    }
+}
+
+/// Starts the gateway.
+///
+/// # Errors
+/// A taken port, a bad setting, a schema that is behind, no routes anywhere.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let config = Arc::new(config);
+    let http = config.http.clone();
+    // What the cores need is made by `connect`, and needed when they start.
+    let parts: Arc<OnceLock<Parts>> = Arc::default();
+    let made = Arc::clone(&parts);
+    let connect = async move |context: Context| {
+        let (parts, router) = connect(config, &context).await?;
+        let set = made.set(parts);
+        anyhow::ensure!(set.is_ok(), "the gateway is connected once");
+        Ok(router)
+    };
+    service::start_with("router-service", &http, connect, move |context, listener, own| {
+        let parts = parts.get().context("the gateway is connected before it serves")?;
+        server::serve(&parts.gateway(context, own)?, context, listener)
+    })
+    .await
+}
+
+/// What the cores need, but for the gateway's own endpoints.
+struct Parts {
+    config: Arc<Config>,
+    live: Arc<Live>,
+    verifier: Verifier,
+    limiter: Arc<Limiter>,
+    metrics: Metrics,
+    epoch: Instant,
+}
+
+async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Parts, OpenApiRouter)> {
+    let metrics = Metrics::new(context);
+    let defaults = Defaults {
+        timeout: Duration::from_millis(config.http.request_timeout_ms),
+        body_limit: config.http.body_limit_bytes as u64,
+    };
+    let live = Arc::new(Live::new(defaults, metrics.clone(), &config.gateway.table_file));
+    let redis = redis::connect(&config.redis, context).await?;
+    let revocations = Revocations::follow(&config.redis, context).await?;
+    let verifier = Verifier::connect(&config.identity, revocations, context).await?;
+    let store = Store::new(postgres::open(&config.postgres, context.name)?);
+    depend_on_postgres(&store, context);
+    load_table(&store, &live, &config, context).await?;
+    jobs::follow_table(
+        store.clone(),
+        Arc::clone(&live),
+        Duration::from_millis(config.gateway.poll_interval_ms),
+        context,
+    );
+
+    let epoch = Instant::now();
+    let leases = Leases::start(redis, Duration::from_millis(config.limits.redis_timeout_ms), context);
+    let limiter = Arc::new(Limiter::new(leases, config.limits.max_clients, epoch));
+    jobs::sweep_limits(Arc::clone(&limiter), context);
+
+    let app = App { store: store.clone(), live: Arc::clone(&live), verifier: verifier.clone() };
+    let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
+    let router = routes::router().layer(idempotency).with_state(app);
+    Ok((Parts { config, live, verifier, limiter, metrics, epoch }, router))
+}
+
+impl Parts {
+    fn gateway(&self, context: &Context, own: axum::Router) -> anyhow::Result<Gateway> {
+        let services = seed::upstreams(&self.config.services).map(|(name, _)| name).to_vec();
+        let keep = Duration::from_millis(self.config.gateway.openapi_cache_ms);
+        let documents = Documents::new(Arc::clone(&self.live), own.clone(), services, keep)?;
+        Ok(Gateway {
+            config: Arc::clone(&self.config),
+            live: Arc::clone(&self.live),
+            verifier: self.verifier.clone(),
+            limiter: Arc::clone(&self.limiter),
+            default_limit: default_limit(&self.config.limits),
+            metrics: self.metrics.clone(),
+            log: RequestLog::start(&self.metrics),
+            own,
+            documents: Arc::new(documents),
+            main: tokio::runtime::Handle::current(),
+            shutdown: context.shutdown.clone(),
+            epoch: self.epoch,
+            unmatched: Arc::new(self.metrics.route("unmatched")),
+            own_seconds: Arc::new(self.metrics.route("gateway")),
+        })
+    }
+}
+
+/// Without its database the gateway serves what it knows.
+fn depend_on_postgres(store: &Store, context: &Context) {
+    let store = store.clone();
+    context.depends_on("postgres", Criticality::Degraded, move || {
+        let store = store.clone();
+        async move { store.version().await.map(|_| ()).map_err(anyhow::Error::from) }.boxed()
+    });
+}
+
+/// The stored table if the database answers; else the one on disk; else it waits for the database.
+async fn load_table(store: &Store, live: &Arc<Live>, config: &Config, context: &Context) -> anyhow::Result<()> {
+    let restored = live.restore();
+    let begun = Instant::now();
+    loop {
+        let answer = tokio::time::timeout(PATIENCE, sqlx::query("select 1").execute(store.pool())).await;
+        let away = match answer {
+            Ok(Ok(_)) => {
+                return from_database(store, live, config).await;
+            }
+            Ok(Err(error)) if postgres::is_unavailable(&error) => anyhow::Error::from(error),
+            Ok(Err(error)) => return Err(error).context("ask PostgreSQL"),
+            Err(elapsed) => elapsed.into(),
+        };
+        if restored {
+            tracing::warn!(error = format!("{away:#}"), "database is away: serving the routes that are kept on disk");
+            sow_later(store.clone(), Arc::clone(live), config.clone(), context);
+            return Ok(());
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(away).context("connect to PostgreSQL: it is away, and no routes are kept on disk");
+        }
+        tracing::warn!(error = format!("{away:#}"), "database is away and no routes are kept on disk: waiting");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            () = context.shutdown.cancelled() => anyhow::bail!("stopped while waiting for PostgreSQL"),
+        }
+    }
+}
+
+async fn from_database(store: &Store, live: &Arc<Live>, config: &Config) -> anyhow::Result<()> {
+    postgres::check_migrations(store.pool(), &[&postgres::COMMON_MIGRATIONS, &MIGRATIONS]).await?;
+    seed::sow(store, &config.services).await.map_err(|problem| match std::error::Error::source(&problem) {
+        Some(cause) => anyhow::anyhow!("create the default routes: {cause}"),
+        None => anyhow::anyhow!("create the default routes: {problem}"),
+    })?;
+    jobs::refresh(store, live).await
+}
+
+/// A start without the database could not look after its defaults.
+fn sow_later(store: Store, live: Arc<Live>, config: Config, context: &Context) {
+    let shutdown = context.shutdown.clone();
+    context.spawn("default-routes", async move {
+        let sown = async {
+            while let Err(error) = from_database(&store, &live, &config).await {
+                tracing::debug!(error = format!("{error:#}"), "default routes can't be looked after yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! { () = shutdown.cancelled() => {}, () = sown => {} }
+    });
+}
+
+fn default_limit(config: &config::Limits) -> Option<Arc<CompiledLimit>> {
+    let config::Limits { default_requests: requests, default_per_seconds: seconds, .. } = *config;
+    (requests > 0).then(|| {
+        let quota = Quota { requests, period_us: u64::from(seconds.max(1)) * 1_000_000 };
+        let rule = Rule { id: format!("default:{requests}/{seconds}").into(), label: "default", quota };
+        Arc::new(CompiledLimit { rule: Arc::new(rule), by_address: true, by_subject: false })
+    })
+}

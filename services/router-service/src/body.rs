@@ -1,0 +1,258 @@
+//! Bodies as they stream through: counted, limited, and never collected. A request's body can be sent a second time as long
+//! as nobody has begun to read it; an answer's body carries the request's record to its last byte.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::{connection::Connection, exchange::Exchange};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request's body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    TooLarge,
+    /// The client went away, or sent what is no body.
+    Client,
+}
+
+/// A request's body, shared by its attempts.
+#[derive(Debug)]
+pub struct Source {
+    incoming: Mutex<Incoming>,
+    hint: SizeHint,
+    limit: u64,
+    begun: AtomicBool,
+    too_large: AtomicBool,
+    broken: AtomicBool,
+    received: AtomicU64,
+    /// Since `epoch`, in milliseconds plus one; zero: not yet.
+    finished: AtomicU64,
+    epoch: Instant,
+    connection: Arc<Connection>,
+}
+
+impl Source {
+    pub fn new(incoming: Incoming, limit: u64, connection: Arc<Connection>) -> Self {
+        Self {
+            hint: incoming.size_hint(),
+            incoming: Mutex::new(incoming),
+            limit,
+            begun: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            epoch: Instant::now(),
+            connection,
+        }
+    }
+
+    /// Whether nothing of it was read, so that it can be sent again.
+    pub fn is_whole(&self) -> bool {
+        !self.begun.load(Relaxed)
+    }
+
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    pub fn trouble(&self) -> Option<Trouble> {
+        if self.too_large.load(Relaxed) {
+            Some(Trouble::TooLarge)
+        } else if self.broken.load(Relaxed) {
+            Some(Trouble::Client)
+        } else {
+            None
+        }
+    }
+
+    /// For how long the client has kept its reader waiting.
+    pub fn blocked_for(&self) -> std::time::Duration {
+        self.connection.body_blocked_for()
+    }
+
+    /// Since when it has been read to its end.
+    pub fn finished(&self) -> Option<Instant> {
+        let millis = self.finished.load(Relaxed).checked_sub(1)?;
+        Some(self.epoch + std::time::Duration::from_millis(millis))
+    }
+
+    fn finish(&self) {
+        let millis = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.finished.store(millis + 1, Relaxed);
+    }
+}
+
+/// What an attempt sends.
+#[derive(Debug)]
+pub struct RequestBody(Option<Arc<Source>>);
+
+impl RequestBody {
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    pub fn new(source: &Arc<Source>) -> Self {
+        Self(Some(Arc::clone(source)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(source) = &self.0 else { return Poll::Ready(None) };
+        source.begun.store(true, Relaxed);
+        let mut incoming = source.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            Poll::Pending => {
+                source.connection.body_blocked(true);
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame,
+        };
+        source.connection.body_blocked(false);
+        Poll::Ready(match frame {
+            None => {
+                source.finish();
+                None
+            }
+            Some(Err(error)) => {
+                source.broken.store(true, Relaxed);
+                Some(Err(error.into()))
+            }
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if source.received.fetch_add(length, Relaxed) + length > source.limit {
+                    source.too_large.store(true, Relaxed);
+                    return Poll::Ready(Some(Err("the body is larger than its limit".into())));
+                }
+                if incoming.is_end_stream() {
+                    source.finish();
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|source| source.incoming.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            Some(source) => source.hint.clone(),
+        }
+    }
+}
+
+/// Where an answer comes from.
+#[derive(Debug)]
+enum From {
+    /// An instance.
+    Instance(Incoming),
+    /// The gateway itself.
+    Own(axum::body::Body),
+}
+
+/// An answer's body.
+#[derive(Debug)]
+pub struct ResponseBody {
+    from: From,
+    /// `None`: the record is kept elsewhere.
+    exchange: Option<Box<Exchange>>,
+    /// An endless stream of events ends when the gateway drains.
+    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl ResponseBody {
+    pub fn instance(body: Incoming, exchange: Box<Exchange>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
+        Self::new(From::Instance(body), Some(exchange), drain)
+    }
+
+    pub fn own(body: axum::body::Body, exchange: Box<Exchange>) -> Self {
+        Self::new(From::Own(body), Some(exchange), None)
+    }
+
+    /// No body, and no record of its own.
+    pub fn none() -> Self {
+        Self::new(From::Own(axum::body::Body::empty()), None, None)
+    }
+
+    fn new(from: From, exchange: Option<Box<Exchange>>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
+        let mut made = Self { from, exchange, drain: drain.map(Box::pin) };
+        if made.is_end_stream() {
+            made.complete();
+        }
+        made
+    }
+
+    fn complete(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.complete();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some(drain) = &mut this.drain
+            && drain.as_mut().poll(cx).is_ready()
+        {
+            this.complete();
+            return Poll::Ready(None);
+        }
+        let frame = match &mut this.from {
+            From::Instance(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            From::Own(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+        };
+        match &frame {
+            None => this.complete(),
+            Some(Ok(frame)) => {
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                }
+            }
+            Some(Err(_)) => {}
+        }
+        if this.is_end_stream() {
+            this.complete();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.from {
+            From::Instance(body) => body.is_end_stream(),
+            From::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.from {
+            From::Instance(body) => body.size_hint(),
+            From::Own(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Header and path hygiene: what is refused, what is removed, what is added. No decision here depends on a route.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use ipnet::IpNet;
+use kronos_common::problem::Problem;
+use uuid::Uuid;
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_KRONOS_SUBJECT: HeaderName = HeaderName::from_static("x-kronos-subject");
+const X_KRONOS_CLIENT: HeaderName = HeaderName::from_static("x-kronos-client");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const TRACEPARENT: HeaderName = HeaderName::from_static(kronos_common::trace::TRACEPARENT);
+
+/// Longest path with its query, in bytes.
+const LONGEST_TARGET: usize = 8192;
+
+/// Refuses what no honest client sends, or what two servers could read in two ways (RFC 9112 sections 3.2 and 6.1). The
+/// request's host comes back; only HTTP/1.0 may go without.
+///
+/// # Errors
+/// 400 `invalid_host`, 405, 414 `target_too_long`, 431 `headers_too_large`.
+pub fn check(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    most_bytes: usize,
+    most: usize,
+) -> Result<Option<HeaderValue>, Problem> {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > most_bytes || headers.len() > most {
+        let detail = format!("at most {most} header lines and {most_bytes} bytes of them are taken");
+        return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail));
+    }
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > LONGEST_TARGET) {
+        let detail = format!("path and query have at most {LONGEST_TARGET} bytes");
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail));
+    }
+    if matches!(*method, Method::CONNECT | Method::TRACE) {
+        let detail = format!("{method} is not possible here");
+        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+            .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")));
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Problem::bad_request("invalid_host", "send exactly one Host header"));
+    }
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    match (host, authority) {
+        (None, None) if version == Version::HTTP_10 => return Ok(None),
+        (None, None) => return Err(Problem::bad_request("invalid_host", "send exactly one Host header")),
+        (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {
+            return Err(Problem::bad_request("invalid_host", "the Host header names another host than the target"));
+        }
+        _ => {}
+    }
+    let host = match (host, authority) {
+        (Some(host), _) => host.clone(),
+        (None, authority) => HeaderValue::try_from(authority.unwrap_or_default())
+            .map_err(|_| Problem::bad_request("invalid_host", "the host is not valid"))?,
+    };
+    let valid = host.to_str().ok().and_then(|host| host.parse::<http::uri::Authority>().ok());
+    if valid.is_none_or(|authority| authority.as_str().contains('@') || authority.host().is_empty()) {
+        return Err(Problem::bad_request("invalid_host", "the Host header is not a host"));
+    }
+    Ok(Some(host))
+}
+
+/// The path in the form in which it is matched and sent on: escapes of plain characters undone (RFC 3986 section 6.2.2), so
+/// that no spelling slips past a route.
+///
+/// # Errors
+/// 400 `invalid_path`: dot segments, plain or escaped, broken escapes, control characters, backslashes.
+pub fn normal_path(path: &str) -> Result<Cow<'_, str>, Problem> {
+    let invalid = |detail| Err(Problem::bad_request("invalid_path", detail));
+    if !path.starts_with('/') {
+        return invalid("the path must begin with `/`");
+    }
+    if path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'\\') {
+        return invalid("the path holds a character that must be escaped");
+    }
+    let path = if path.contains('%') {
+        match unescape(path) {
+            Some(path) => Cow::Owned(path),
+            None => return invalid("the path holds a broken or forbidden escape"),
+        }
+    } else {
+        Cow::Borrowed(path)
+    };
+    if path.contains("/.") && path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return invalid("the path holds `.` or `..`: resolve them first");
+    }
+    Ok(path)
+}
+
+/// Undoes the escapes of unreserved characters and writes the others in upper case.
+fn unescape(path: &str) -> Option<String> {
+    let mut plain = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (before, escape) = rest.split_at(at);
+        plain.push_str(before);
+        let digits = escape.get(1..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let byte = u8::from_str_radix(digits, 16).ok()?;
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => plain.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => plain.push(char::from(byte)),
+            0..0x20 | 0x7f | b'\\' => return None,
+            _ => {
+                plain.push('%');
+                plain.push_str(&digits.to_ascii_uppercase());
+            }
+        }
+        rest = &escape[3..];
+    }
+    plain.push_str(rest);
+    Some(plain)
+}
+
+/// Who the client is: the peer, or what a trusted proxy says.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub address: IpAddr,
+    /// What goes into `X-Forwarded-For`.
+    pub chain: HeaderValue,
+    pub is_https: bool,
+}
+
+/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right.
+pub fn origin(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    let own = || HeaderValue::try_from(peer.to_string()).expect("an address is visible ASCII");
+    if trusted.is_empty() || !is_trusted(&peer) {
+        return Origin { address: peer, chain: own(), is_https: false };
+    }
+    let mut before = Vec::new();
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        before.extend(value.to_str().unwrap_or_default().split(',').map(|part| part.trim().parse::<IpAddr>()));
+    }
+    let mut address = peer;
+    let mut chain = Vec::new();
+    for hop in before.into_iter().rev() {
+        // What is left of something unreadable was not written by a trusted proxy.
+        let Ok(hop) = hop else { break };
+        address = hop.to_canonical();
+        chain.push(address.to_string());
+        if !is_trusted(&address) {
+            break;
+        }
+    }
+    chain.reverse();
+    chain.push(peer.to_string());
+    let proto = headers.get_all(X_FORWARDED_PROTO).iter().next_back();
+    Origin {
+        address,
+        chain: HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| own()),
+        is_https: proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")),
+    }
+}
+
+/// The client's own request id if it is a decent one, else a new one.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let decent = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=128).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+    };
+    let mut sent = headers.get_all(X_REQUEST_ID).iter();
+    match (sent.next().filter(decent), sent.next()) {
+        (Some(id), None) => id.clone(),
+        _ => {
+            let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+            let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(text).expect("a UUID is visible ASCII")
+        }
+    }
+}
+
+/// Removes what ends at this hop (RFC 9110 section 7.6.1) and every copy of a header whose truth only the gateway knows.
+/// Names with `_` go too: some servers read them as `-`.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+    });
+    strip_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(header::PROXY_AUTHORIZATION);
+    let untrusted = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-") && ["x-forwarded", "x-kronos-", "x-real-ip"].iter().any(|bad| name.starts_with(bad))
+            || name == "forwarded"
+            || name.contains('_')
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(untrusted).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// What the gateway says to the instance of the request.
+#[derive(Debug)]
+pub struct Told<'a> {
+    pub origin: &'a Origin,
+    pub host: Option<&'a HeaderValue>,
+    pub request_id: &'a HeaderValue,
+    pub trace: &'a kronos_common::trace::TraceContext,
+    /// The caller's trace state belongs to a trace that was taken up.
+    pub keeps_trace: bool,
+    pub subject: Option<&'a kronos_common::identity::Claims>,
+}
+
+/// Adds what only the gateway may say; to be called after [`strip_request`].
+pub fn tell(headers: &mut HeaderMap, told: &Told<'_>) {
+    headers.insert(X_FORWARDED_FOR, told.origin.chain.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if told.origin.is_https { "https" } else { "http" }));
+    if let Some(host) = told.host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    headers.insert(X_REQUEST_ID, told.request_id.clone());
+    if let Ok(trace) = HeaderValue::try_from(told.trace.to_string()) {
+        headers.insert(TRACEPARENT, trace);
+    }
+    if !told.keeps_trace {
+        headers.remove(TRACESTATE);
+    }
+    if let Some(claims) = told.subject {
+        for (name, text) in [(X_KRONOS_SUBJECT, &claims.sub), (X_KRONOS_CLIENT, &claims.client_id)] {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Removes from an answer what ends at this hop and what tells of the inside.
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(header::SERVER);
+    headers.remove(X_POWERED_BY);
+}
+
+/// Adds to every answer what protects a browser; an instance that says it otherwise is left to.
+pub fn secure(headers: &mut HeaderMap, request_id: &HeaderValue) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in [
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-site"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    headers.insert(X_REQUEST_ID, request_id.clone());
+}
+
+/// The protocol that a client wants to change to, if it says so in a way that may be passed on.
+pub fn wanted_upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = headers.get_all(header::CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+    });
+    if version != Version::HTTP_11 || !asks {
+        return None;
+    }
+    let protocol = headers.get(header::UPGRADE)?;
+    // Not h2c: a change of protocol must not hide requests from the gateway.
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| protocol.clone())
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .filter_map(|token| HeaderName::try_from(token.trim()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,388 @@
+//! What happens to a request: checks, own endpoints, route, limits, token; then `forward`. No database on this path, and
+//! Redis only when a lease of tokens is spent.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use axum::response::IntoResponse as _;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::{Body as _, Incoming};
+use kronos_common::{
+    identity::{Verifier, permission::bearer, permission_matches},
+    problem::Problem,
+    telemetry,
+    trace::{self, TraceContext},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Span;
+
+use crate::{
+    balance::Rules,
+    body::{RequestBody, ResponseBody, Source},
+    config::Config,
+    connection::{Connection, Deadlines},
+    exchange::{Beginning, Exchange},
+    forward,
+    headers::{self, Origin},
+    limit::{Client, Decision, Limiter, Rule, counted},
+    live::Live,
+    route::{OWN_PATHS, covers},
+    routes::docs::Documents,
+    sniff::Verdict,
+    table::{CompiledLimit, Lookup, Route},
+    telemetry::{Metrics, RequestLog, RouteSeconds},
+    upstream::Forwarder,
+};
+
+/// Headers that browsers of other origins, and callers, learn a limit from.
+const RATE_LIMIT: http::HeaderName = http::HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: http::HeaderName = http::HeaderName::from_static("ratelimit-policy");
+
+/// What all cores share.
+#[derive(Clone)]
+pub struct Gateway {
+    pub config: Arc<Config>,
+    pub live: Arc<Live>,
+    pub verifier: Verifier,
+    pub limiter: Arc<Limiter>,
+    pub default_limit: Option<Arc<CompiledLimit>>,
+    pub metrics: Metrics,
+    pub log: RequestLog,
+    /// The gateway's own endpoints, which run on the main runtime, where their database connections live.
+    pub own: axum::Router,
+    pub documents: Arc<Documents>,
+    pub main: tokio::runtime::Handle,
+    pub shutdown: CancellationToken,
+    pub epoch: Instant,
+    pub unmatched: Arc<RouteSeconds>,
+    pub own_seconds: Arc<RouteSeconds>,
+}
+
+/// What one core has for itself.
+pub struct Core {
+    pub gateway: Gateway,
+    pub forwarder: Forwarder,
+    pub rules: Rules,
+    pub deadlines: Deadlines,
+    /// Connections and tunnels of this core.
+    pub tasks: TaskTracker,
+    unmatched: Arc<str>,
+    own: Arc<str>,
+}
+
+impl Core {
+    pub fn new(gateway: Gateway) -> Self {
+        let balance = &gateway.config.balance;
+        let rules = Rules {
+            failures: balance.ejection_failures,
+            base_us: balance.ejection_base_ms * 1000,
+            max_us: balance.ejection_max_ms * 1000,
+            panic_percent: balance.panic_percent,
+        };
+        Self {
+            forwarder: Forwarder::new(balance),
+            rules,
+            deadlines: Deadlines::from(&gateway.config.gateway),
+            tasks: TaskTracker::new(),
+            unmatched: "unmatched".into(),
+            own: "gateway".into(),
+            gateway,
+        }
+    }
+
+    /// Microseconds on the clock that all cores share.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.gateway.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A request on its way, with all that was found out about it.
+pub struct Arrived {
+    pub parts: Parts,
+    pub body: Incoming,
+    pub connection: Arc<Connection>,
+    pub origin: Origin,
+    pub host: Option<HeaderValue>,
+    /// The caller's own trace was taken up.
+    pub keeps_trace: bool,
+    pub exchange: Box<Exchange>,
+    /// What the limits say to the caller.
+    pub limits: Option<(Arc<Rule>, Decision)>,
+}
+
+/// Answers one request, whatever happens.
+pub async fn handle(core: Rc<Core>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let begun = Instant::now();
+    let active = connection.enter();
+    let (parts, body) = request.into_parts();
+    let gateway = &core.gateway;
+    let parent = parent(&parts.headers);
+    let traces = &gateway.config.telemetry;
+    let wanted = parent.map_or(traces.trace_sample_ratio > 0.0, |parent| parent.sampled);
+    let span = if wanted && traces.traces_endpoint.is_some() {
+        tracing::info_span!(
+            "gateway",
+            otel.name = tracing::field::Empty,
+            otel.kind = "server",
+            http.request.method = parts.method.as_str(),
+            http.route = tracing::field::Empty,
+            http.response.status_code = tracing::field::Empty,
+        )
+    } else {
+        Span::none()
+    };
+    let context = telemetry::adopt(&span, parent);
+    let exchange = Box::new(Exchange::begin(Beginning {
+        begun,
+        method: parts.method.clone(),
+        route: Arc::clone(&core.unmatched),
+        seconds: Arc::clone(&gateway.unmatched),
+        trace: context,
+        span,
+        request_id: headers::request_id(&parts.headers),
+        log: gateway.log.clone(),
+        active,
+    }));
+    let origin = headers::origin(connection.peer, &parts.headers, &gateway.config.gateway.trusted_proxies);
+    let keeps_trace = parent.is_some();
+    let arrived = Arrived { parts, body, connection, origin, host: None, keeps_trace, exchange, limits: None };
+    trace::scope(context, answer(&core, arrived)).await
+}
+
+async fn answer(core: &Rc<Core>, mut arrived: Arrived) -> Response<ResponseBody> {
+    let route = match admit(core, &mut arrived).await {
+        Ok(Admitted::Route(route)) => route,
+        Ok(Admitted::Own) => return own(core, arrived).await,
+        Err(problem) => return refuse(arrived, problem),
+    };
+    forward::forward(core, &route, arrived).await
+}
+
+enum Admitted {
+    Route(Arc<Route>),
+    Own,
+}
+
+/// All that can be refused before the body is looked at.
+async fn admit(core: &Core, arrived: &mut Arrived) -> Result<Admitted, Problem> {
+    let gateway = &core.gateway;
+    let limits = &gateway.config.gateway;
+    check_head(arrived)?;
+    let Parts { method, uri, version, headers, .. } = &arrived.parts;
+    let host = headers::check(method, uri, *version, headers, limits.max_header_bytes, limits.max_headers)?;
+    let path = headers::normal_path(uri.path())?;
+    if let std::borrow::Cow::Owned(path) = path {
+        let target = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        let target = target.parse::<http::uri::PathAndQuery>();
+        let target = target.map_err(|_| Problem::bad_request("invalid_path", "the path is not valid"))?;
+        let mut uri = arrived.parts.uri.clone().into_parts();
+        uri.path_and_query = Some(target);
+        arrived.parts.uri = http::Uri::from_parts(uri).map_err(Problem::internal)?;
+    }
+    arrived.host = host;
+    if let Some(limit) = &gateway.default_limit {
+        limited(core, arrived, std::slice::from_ref(&**limit)).await?;
+    }
+    let path = arrived.parts.uri.path();
+    if OWN_PATHS.iter().any(|own| covers(own, path)) {
+        arrived.exchange.route = Arc::clone(&core.own);
+        arrived.exchange.seconds = Arc::clone(&gateway.own_seconds);
+        return Ok(Admitted::Own);
+    }
+    let found = gateway.live.table().find(path, &arrived.parts.method);
+    let route = match found {
+        Lookup::Route(route) => route,
+        Lookup::OtherMethods(methods) => {
+            let detail = format!("{} is not possible on this path, see Allow", arrived.parts.method);
+            let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+            if let Ok(allow) = HeaderValue::try_from(methods.allow()) {
+                problem = problem.with_header(header::ALLOW, allow);
+            }
+            return Err(problem);
+        }
+        Lookup::Nothing => return Err(Problem::not_found("path")),
+    };
+    arrived.exchange.route = Arc::clone(&route.name);
+    arrived.exchange.seconds = Arc::clone(&route.seconds);
+    limited(core, arrived, &route.early_limits).await?;
+    authenticate(gateway, &route, arrived).await?;
+    limited(core, arrived, &route.late_limits).await?;
+    if arrived.body.size_hint().lower() > route.body_limit {
+        return Err(too_large(route.body_limit));
+    }
+    Ok(Admitted::Route(route))
+}
+
+/// What hyper does not refuse by itself.
+fn check_head(arrived: &Arrived) -> Result<(), Problem> {
+    if arrived.connection.is_http2 {
+        return Ok(());
+    }
+    let encoded = arrived.parts.headers.contains_key(header::TRANSFER_ENCODING);
+    match arrived.connection.verdict() {
+        Some(Verdict::Good) => Ok(()),
+        Some(Verdict::BareLineFeed) => Err(Problem::bad_request("invalid_head", "end each line with CR LF")),
+        Some(Verdict::TwoLengths) => {
+            Err(Problem::bad_request("ambiguous_length", "send Content-Length or Transfer-Encoding, not both"))
+        }
+        // Sent before the answer to an earlier request with a body: nothing to see, so no risk is taken.
+        None if encoded => {
+            Err(Problem::bad_request("ambiguous_length", "a chunked request can't be sent ahead of an answer"))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn authenticate(gateway: &Gateway, route: &Route, arrived: &mut Arrived) -> Result<(), Problem> {
+    if !route.takes_token {
+        return Ok(());
+    }
+    let token = match bearer(&arrived.parts.headers) {
+        Ok(token) => token,
+        Err(problem) if problem.code() == "token_missing" && route.takes_anonymous => return Ok(()),
+        Err(problem) => return Err(problem),
+    };
+    let claims = gateway.verifier.verify(token).await?;
+    if let Some(permission) = &route.permission
+        && !claims.permissions.iter().any(|granted| permission_matches(granted, permission))
+    {
+        return Err(Problem::forbidden(format!("this needs the permission {permission}")));
+    }
+    arrived.exchange.subject = Some(claims);
+    Ok(())
+}
+
+/// Takes a token of each limit, or of none.
+async fn limited(core: &Core, arrived: &mut Arrived, limits: &[CompiledLimit]) -> Result<(), Problem> {
+    let limiter = &core.gateway.limiter;
+    let mut taken: Vec<(&Arc<Rule>, Client)> = Vec::new();
+    for limit in limits {
+        let address = counted(arrived.origin.address);
+        let subject = arrived.exchange.subject.as_ref().map(|claims| Arc::<str>::from(claims.sub.as_str()));
+        let client = match (limit.by_address, limit.by_subject, subject) {
+            (false, true, Some(subject)) => Client::Subject(subject),
+            (true, true, Some(subject)) => Client::Both(address, subject),
+            _ => Client::Address(address),
+        };
+        let decision = limiter.take(&limit.rule, client.clone()).await;
+        let tighter = arrived.limits.as_ref().is_none_or(|(_, known)| decision.remaining < known.remaining);
+        if tighter || !decision.allowed {
+            arrived.limits = Some((Arc::clone(&limit.rule), decision));
+        }
+        if !decision.allowed {
+            for (rule, client) in taken {
+                limiter.give_back(rule, client);
+            }
+            core.gateway.metrics.limited.with_label_values(&[&*arrived.exchange.route]).inc();
+            return Err(Problem::too_many(decision.wait));
+        }
+        taken.push((&limit.rule, client));
+    }
+    Ok(())
+}
+
+/// The gateway's own endpoints.
+async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
+    let Arrived { mut parts, body, connection, mut exchange, limits, .. } = arrived;
+    let gateway = core.gateway.clone();
+    let limit = gateway.config.http.body_limit_bytes as u64;
+    let source = Arc::new(Source::new(body, limit.saturating_add(1), connection));
+    let is_document = parts.uri.path() == "/openapi.json" && parts.method == http::Method::GET;
+    if !is_document {
+        // The endpoints' own layer writes the line.
+        exchange.log = None;
+    }
+    if let Ok(trace) = HeaderValue::try_from(exchange.trace.to_string()) {
+        parts.headers.insert(trace::TRACEPARENT, trace);
+    }
+    exchange.source = Some(Arc::clone(&source));
+    let context = exchange.trace;
+    let answered = core.gateway.main.spawn(trace::scope(context, async move {
+        if is_document {
+            return gateway.documents.answer().await.unwrap_or_else(axum::response::IntoResponse::into_response);
+        }
+        let request = Request::from_parts(parts, axum::body::Body::new(RequestBody::new(&source)));
+        tower::ServiceExt::oneshot(gateway.own, request).await.unwrap_or_else(|never| match never {})
+    }));
+    let response = match answered.await {
+        Ok(response) => response,
+        Err(error) => Problem::internal(error).into_response(),
+    };
+    finish_own(response, exchange, limits.as_ref())
+}
+
+/// An answer of the gateway itself.
+pub fn refuse(arrived: Arrived, problem: Problem) -> Response<ResponseBody> {
+    let Arrived { body, exchange, limits, .. } = arrived;
+    let unread = !body.is_end_stream();
+    refuse_with(exchange, limits.as_ref(), problem, unread)
+}
+
+/// As [`refuse`], when the body is elsewhere; `unread`: a part of it was not read, so that the connection can't go on.
+pub fn refuse_with(
+    exchange: Box<Exchange>,
+    limits: Option<&(Arc<Rule>, Decision)>,
+    problem: Problem,
+    unread: bool,
+) -> Response<ResponseBody> {
+    let close = unread || matches!(problem.code(), "ambiguous_length" | "invalid_head" | "invalid_host");
+    let mut response = problem.into_response();
+    if close {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    finish_own(response, exchange, limits)
+}
+
+fn finish_own(
+    response: axum::response::Response,
+    mut exchange: Box<Exchange>,
+    limits: Option<&(Arc<Rule>, Decision)>,
+) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    finish(&mut parts.headers, &mut exchange, parts.status, limits);
+    if exchange.connection_is_http2() {
+        parts.headers.remove(header::CONNECTION);
+    }
+    Response::from_parts(parts, ResponseBody::own(body, exchange))
+}
+
+/// The headers that every answer gets, and the record's end.
+pub fn finish(
+    headers: &mut HeaderMap,
+    exchange: &mut Exchange,
+    status: StatusCode,
+    limits: Option<&(Arc<Rule>, Decision)>,
+) {
+    headers::secure(headers, &exchange.request_id);
+    exchange.status = status.as_u16();
+    if !exchange.span.is_disabled() {
+        exchange.span.record("otel.name", format!("{} {}", exchange.method, exchange.route));
+        exchange.span.record("http.route", &*exchange.route);
+    }
+    if let Some((rule, decision)) = limits {
+        let seconds = decision.wait.as_secs() + u64::from(decision.wait.subsec_nanos() > 0);
+        let window = rule.quota.period_us / 1_000_000;
+        let policy = format!("\"{}\";q={};w={window}", rule.label, rule.quota.requests);
+        let state = format!("\"{}\";r={};t={seconds}", rule.label, decision.remaining);
+        for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// 413.
+pub fn too_large(limit: u64) -> Problem {
+    let detail = format!("the body is larger than this route takes, {limit} bytes");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+}
+
+/// The caller's trace, if it is told once and well.
+fn parent(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut sent = headers.get_all(trace::TRACEPARENT).iter();
+    let (first, None) = (sent.next()?, sent.next()) else { return None };
+    TraceContext::parse(first.to_str().ok()?)
+}

@@ -1,0 +1,324 @@
+//! What a route and an upstream are, on the wire and in the table: their types and the rules that one of them must keep by
+//! itself. Rules between routes are `table`'s.
+
+use kronos_common::problem::FieldError;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Paths that the gateway answers itself, before any route.
+pub const OWN_PATHS: [&str; 4] = ["/routes", "/upstreams", "/openapi.json", "/docs"];
+
+/// A route's or an upstream's name: lower case letters, digits, `.`, `_`, `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$", example = "robots")]
+pub struct Name(String);
+
+impl Name {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let first = text.bytes().next().is_some_and(plain);
+        if first && text.len() <= 63 && text.bytes().all(|byte| plain(byte) || b"._-".contains(&byte)) {
+            Ok(Self(text))
+        } else {
+            Err("1 to 63 lower case letters, digits, `.`, `_` or `-`, the first a letter or digit")
+        }
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+/// What a path must be for a route to take it. A prefix matches whole segments: `/users` takes `/users/7`, not `/usersx`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PathMatch {
+    /// The path and everything below it.
+    Prefix(String),
+    /// This path only.
+    Exact(String),
+}
+
+impl PathMatch {
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Prefix(path) | Self::Exact(path) => path,
+        }
+    }
+}
+
+/// A request method that a route can be limited to; `GET` includes `HEAD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+impl Method {
+    pub const ALL: [Self; 7] = [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+        }
+    }
+}
+
+/// Which requests a route takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Match {
+    pub path: PathMatch,
+    /// Absent: every method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 7)]
+    pub methods: Option<Vec<Method>>,
+}
+
+/// A way to prove who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Authentication {
+    /// An access token of this platform.
+    Jwt,
+    /// Nothing is asked. Together with `jwt`: a token is not needed, but one that is sent must be good.
+    None,
+}
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum By {
+    /// The client's address; an IPv6 address counts with its whole /64.
+    Ip,
+    /// The token's subject, so that a new token is no new allowance; without a token the address.
+    Token,
+}
+
+/// At most `requests` in `perSeconds`, for each of what `by` names (all together, if it names several).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limit {
+    #[schema(min_items = 1, max_items = 2)]
+    pub by: Vec<By>,
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub requests: u32,
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub per_seconds: u32,
+}
+
+fn only_jwt() -> Vec<Authentication> {
+    vec![Authentication::Jwt]
+}
+
+/// A route as a caller writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteSpec {
+    pub name: Name,
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// The upstream's name.
+    pub upstream: Name,
+    /// One of them is enough; default: `["jwt"]`.
+    #[serde(default = "only_jwt")]
+    #[schema(min_items = 1, max_items = 2)]
+    pub authentication: Vec<Authentication>,
+    /// All of them must be kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
+    pub limits: Vec<Limit>,
+    /// Of the routes that match, the highest priority wins; then the most specific. Default: 0.
+    #[serde(default)]
+    #[schema(minimum = -1000, maximum = 1000)]
+    pub priority: i32,
+    /// What the token must grant, such as `robots:read`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 3, max_length = 100, pattern = "^[a-z0-9-]+:[a-z0-9-]+$")]
+    pub permission: Option<String>,
+    /// Longest wait for the head of the answer after the request was sent, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 3_600_000)]
+    pub timeout_ms: Option<u64>,
+    /// Largest request body, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 1_099_511_627_776_u64)]
+    pub body_limit_bytes: Option<u64>,
+}
+
+impl RouteSpec {
+    /// Everything that is wrong with this route alone.
+    pub fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut wrong = |pointer: &str, code, detail: String| errors.push(FieldError::new(pointer, code, detail));
+        let (field, path) = match &self.matches.path {
+            PathMatch::Prefix(path) => ("/match/path/prefix", path),
+            PathMatch::Exact(path) => ("/match/path/exact", path),
+        };
+        if let Err(detail) = check_path(path) {
+            wrong(field, "invalid_path", detail.to_owned());
+        } else if let Some(own) = OWN_PATHS.iter().find(|own| covers(own, path)) {
+            wrong(field, "reserved", format!("{own} is the gateway's own"));
+        }
+        if self.matches.methods.as_ref().is_some_and(|methods| has_twins_or_none(methods)) {
+            wrong("/match/methods", "invalid", "name at least one method, each once".to_owned());
+        }
+        if has_twins_or_none(&self.authentication) {
+            wrong("/authentication", "invalid", "name at least one way, each once".to_owned());
+        }
+        if !(-1000..=1000).contains(&self.priority) {
+            wrong("/priority", "out_of_range", "from -1000 to 1000".to_owned());
+        }
+        if let Some(permission) = &self.permission {
+            let word = |text: &str| {
+                !text.is_empty()
+                    && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            };
+            if permission.len() > 100 || !permission.split_once(':').is_some_and(|(a, b)| word(a) && word(b)) {
+                wrong("/permission", "invalid", "write it as `resource:action`".to_owned());
+            }
+            if self.authentication != [Authentication::Jwt] {
+                let detail = "a permission can only be asked where `authentication` is [\"jwt\"]";
+                wrong("/permission", "needs_token", detail.to_owned());
+            }
+        }
+        if self.timeout_ms.is_some_and(|timeout| !(1..=3_600_000).contains(&timeout)) {
+            wrong("/timeoutMs", "out_of_range", "from 1 to 3600000".to_owned());
+        }
+        if self.body_limit_bytes.is_some_and(|limit| limit > 1 << 40) {
+            wrong("/bodyLimitBytes", "out_of_range", "at most 1099511627776".to_owned());
+        }
+        if self.limits.len() > 8 {
+            wrong("/limits", "too_many", "at most 8".to_owned());
+        }
+        for (index, limit) in self.limits.iter().enumerate() {
+            if has_twins_or_none(&limit.by) {
+                wrong(&format!("/limits/{index}/by"), "invalid", "name at least one, each once".to_owned());
+            }
+            if !(1..=1_000_000).contains(&limit.requests) {
+                wrong(&format!("/limits/{index}/requests"), "out_of_range", "from 1 to 1000000".to_owned());
+            }
+            if !(1..=86_400).contains(&limit.per_seconds) {
+                wrong(&format!("/limits/{index}/perSeconds"), "out_of_range", "from 1 to 86400".to_owned());
+            }
+        }
+        errors
+    }
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// `http://host:port`.
+    #[schema(min_length = 8, max_length = 300, pattern = "^http://[^/?#@]+/?$", example = "http://127.0.0.1:9000")]
+    pub url: String,
+    /// Its part of the requests, relative to the others'; 0: none. Default: 1.
+    #[serde(default = "one")]
+    #[schema(minimum = 0, maximum = 1000)]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// An upstream as a caller writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamSpec {
+    pub name: Name,
+    #[schema(min_items = 1, max_items = 256)]
+    pub instances: Vec<InstanceSpec>,
+}
+
+impl UpstreamSpec {
+    /// Everything that is wrong with this upstream.
+    pub fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if !(1..=256).contains(&self.instances.len()) {
+            errors.push(FieldError::new("/instances", "invalid", "from 1 to 256 instances"));
+        }
+        let mut known = std::collections::HashSet::new();
+        for (index, instance) in self.instances.iter().enumerate() {
+            match authority(&instance.url) {
+                Err(detail) => errors.push(FieldError::new(format!("/instances/{index}/url"), "invalid_url", detail)),
+                Ok(authority) if !known.insert(authority.as_str().to_ascii_lowercase()) => {
+                    let detail = "this instance is named twice";
+                    errors.push(FieldError::new(format!("/instances/{index}/url"), "duplicate", detail));
+                }
+                Ok(_) => {}
+            }
+            if instance.weight > 1000 {
+                errors.push(FieldError::new(format!("/instances/{index}/weight"), "out_of_range", "from 0 to 1000"));
+            }
+        }
+        errors
+    }
+}
+
+/// Host and port of an instance's URL.
+///
+/// # Errors
+/// What to change.
+pub fn authority(url: &str) -> Result<http::uri::Authority, &'static str> {
+    const FORM: &str = "write it as http://host:port, without a path";
+    let uri: http::Uri = url.parse().map_err(|_| FORM)?;
+    if uri.scheme_str() != Some("http") {
+        return Err("only http:// is spoken to instances");
+    }
+    let authority = uri.authority().ok_or(FORM)?;
+    let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
+    if url.len() <= 300 && plain && matches!(uri.path(), "" | "/") && uri.query().is_none() && !url.contains('#') {
+        Ok(authority.clone())
+    } else {
+        Err(FORM)
+    }
+}
+
+/// Whether `prefix` covers `path` by whole segments.
+pub fn covers(prefix: &str, path: &str) -> bool {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn check_path(path: &str) -> Result<(), &'static str> {
+    if !path.starts_with('/') || path.len() > 512 {
+        return Err("begin it with `/`, at most 512 characters");
+    }
+    if !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)) {
+        return Err("write it plainly: letters, digits and -._~!$&'()*+,;=:@, no escapes and no query");
+    }
+    let mut segments = path[1..].split('/');
+    if path != "/" && segments.any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err("no empty segment, no `.` or `..`, no `/` at the end");
+    }
+    Ok(())
+}
+
+fn has_twins_or_none<T: PartialEq>(list: &[T]) -> bool {
+    list.is_empty() || list.iter().enumerate().any(|(index, item)| list[..index].contains(item))
+}

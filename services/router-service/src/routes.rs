@@ -1,0 +1,42 @@
+//! The gateway's own endpoints. They are answered on the gateway's port before any route is looked at.
+
+pub mod docs;
+pub mod routes;
+pub mod upstreams;
+
+use kronos_common::{
+    identity::Permission,
+    problem::{Problem, Result},
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{App, table::Snapshot};
+
+/// May see routes and upstreams.
+#[derive(Debug)]
+pub struct CanReadRoutes;
+
+impl Permission for CanReadRoutes {
+    const NAME: &'static str = "routes:read";
+}
+
+/// May change routes and upstreams.
+#[derive(Debug)]
+pub struct CanWriteRoutes;
+
+impl Permission for CanWriteRoutes {
+    const NAME: &'static str = "routes:write";
+}
+
+/// All of them.
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().merge(routes::router()).merge(upstreams::router()).merge(docs::router())
+}
+
+/// Takes a committed change over here, before it is answered; the other instances follow by themselves.
+async fn take_over(app: &App, snapshot: Snapshot) -> Result<()> {
+    let live = std::sync::Arc::clone(&app.live);
+    let applied = tokio::task::spawn_blocking(move || live.apply(&snapshot)).await;
+    applied.map_err(Problem::internal)?.map_err(Problem::internal)?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! What a first start creates: an upstream for each of the six services, and the routes that lead there. A default that was
+//! deleted stays deleted; one that was edited stays as it is. The routes' rules are `route`'s.
+
+use kronos_common::problem::Result;
+
+use crate::{
+    config::Services,
+    route::{Authentication, InstanceSpec, Match, Name, PathMatch, RouteSpec, UpstreamSpec},
+    store::Store,
+    table::Snapshot,
+};
+
+/// Upstream, and its URL in the configuration. Their documents are merged in this order.
+pub fn upstreams(services: &Services) -> [(&'static str, &str); 6] {
+    [
+        ("auth-service", &services.auth_url),
+        ("user-service", &services.user_url),
+        ("log-service", &services.log_url),
+        ("cache-service", &services.cache_url),
+        ("messaging-service", &services.messaging_url),
+        ("database-admin", &services.database_admin_url),
+    ]
+}
+
+/// Longer waits than the default, in milliseconds: a long poll, a statement or backup.
+const LONG_POLL_MS: u64 = 90_000;
+const STATEMENT_MS: u64 = 120_000;
+
+struct Default {
+    name: &'static str,
+    path: &'static str,
+    exact: bool,
+    anonymous: bool,
+    upstream: &'static str,
+    timeout_ms: Option<u64>,
+}
+
+const fn below(name: &'static str, path: &'static str, upstream: &'static str) -> Default {
+    Default { name, path, exact: false, anonymous: false, upstream, timeout_ms: None }
+}
+
+const fn open(name: &'static str, path: &'static str, upstream: &'static str) -> Default {
+    Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
+}
+
+const ROUTES: [Default; 23] = [
+    open("auth-login", "/auth/login", "auth-service"),
+    open("auth-refresh", "/auth/refresh", "auth-service"),
+    open("oauth-token", "/oauth/token", "auth-service"),
+    Default { exact: false, ..open("well-known", "/.well-known", "auth-service") },
+    below("auth", "/auth", "auth-service"),
+    below("oauth", "/oauth", "auth-service"),
+    below("users", "/users", "user-service"),
+    below("roles", "/roles", "user-service"),
+    below("permissions", "/permissions", "user-service"),
+    below("groups", "/groups", "user-service"),
+    below("logs", "/logs", "log-service"),
+    below("otlp-logs", "/v1/logs", "log-service"),
+    below("cache", "/cache", "cache-service"),
+    below("topics", "/topics", "messaging-service"),
+    below("publish", "/publish", "messaging-service"),
+    Default { timeout_ms: Some(LONG_POLL_MS), ..below("subscribe", "/subscribe", "messaging-service") },
+    below("ack", "/ack", "messaging-service"),
+    below("retry", "/retry", "messaging-service"),
+    below("extend", "/extend", "messaging-service"),
+    below("queues", "/queues", "messaging-service"),
+    below("dead-letters", "/dead-letters", "messaging-service"),
+    below("messages", "/messages", "messaging-service"),
+    Default { timeout_ms: Some(STATEMENT_MS), ..below("db", "/db", "database-admin") },
+];
+
+fn name(text: &str) -> Name {
+    Name::try_from(text.to_owned()).expect("the defaults' names are valid")
+}
+
+impl Default {
+    fn spec(&self) -> RouteSpec {
+        let path = self.path.to_owned();
+        RouteSpec {
+            name: name(self.name),
+            matches: Match {
+                path: if self.exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) },
+                methods: None,
+            },
+            upstream: name(self.upstream),
+            authentication: vec![if self.anonymous { Authentication::None } else { Authentication::Jwt }],
+            limits: Vec::new(),
+            priority: 0,
+            permission: None,
+            timeout_ms: self.timeout_ms,
+            body_limit_bytes: None,
+        }
+    }
+}
+
+/// Creates what is missing and moves seeded upstreams whose configured URL changed. `None` if nothing was to do.
+///
+/// # Errors
+/// A database that is away; a URL that is none.
+pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>> {
+    let mut change = store.change().await?;
+    let mut changed = false;
+    for (upstream, url) in upstreams(services) {
+        let spec =
+            UpstreamSpec { name: name(upstream), instances: vec![InstanceSpec { url: url.to_owned(), weight: 1 }] };
+        if !spec.check().is_empty() {
+            return Err(kronos_common::problem::Problem::internal(anyhow::anyhow!(
+                "section `services` of the configuration: `{url}` is not of the form http://host:port"
+            )));
+        }
+        if !change.is_new_seed("upstream", &spec.name).await? {
+            changed |= change.move_seeded_upstream(&spec, url).await?;
+        } else if !change.has_upstream(&spec.name).await? {
+            change.insert_upstream(&spec, Some(url)).await?;
+            changed = true;
+        }
+    }
+    for default in &ROUTES {
+        let spec = default.spec();
+        let new = change.is_new_seed("route", &spec.name).await?;
+        // Somebody may have made a route of that name, or taken the upstream away, before this version had the default.
+        if new && !change.has_route(&spec.name).await? && change.has_upstream(&spec.upstream).await? {
+            change.insert_route(&spec).await?;
+            changed = true;
+        }
+    }
+    if changed { change.commit(None).await.map(Some) } else { Ok(None) }
+}

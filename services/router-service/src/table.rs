@@ -1,0 +1,270 @@
+//! The compiled table: what a request is served by, made whole from a snapshot of the stored routes and never changed after.
+//! What outlives a table (instances' health, retry budgets) is in the [`Registry`]. Loading and swapping is `live`'s work.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use kronos_common::problem::FieldError;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    balance::{Budget, Instance, Member},
+    limit::{Quota, Rule},
+    matcher::{Found, Matcher, Methods},
+    route::{self, Authentication, By, Limit, RouteSpec, UpstreamSpec},
+    telemetry::{Metrics, RouteSeconds},
+};
+
+/// All routes and upstreams at one version: what is stored, and what is kept on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    pub version: i64,
+    pub routes: Vec<Identified<RouteSpec>>,
+    pub upstreams: Vec<Identified<UpstreamSpec>>,
+}
+
+/// A stored thing with its id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Identified<T> {
+    pub id: Uuid,
+    pub spec: T,
+}
+
+impl Snapshot {
+    /// Everything that is wrong between routes; the pointers are those of the route `changed`, if it is one of them.
+    pub fn check(&self, changed: Option<Uuid>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let upstreams: HashMap<&str, ()> =
+            self.upstreams.iter().map(|upstream| (upstream.spec.name.as_str(), ())).collect();
+        let mut matches: BTreeMap<_, &Identified<RouteSpec>> = BTreeMap::new();
+        for route in &self.routes {
+            let spec = &route.spec;
+            if !upstreams.contains_key(spec.upstream.as_str()) {
+                let detail = format!("there is no upstream {}", spec.upstream.as_str());
+                errors.push(FieldError::new("/upstream", "unknown_upstream", detail));
+            }
+            let mut methods: Vec<Option<route::Method>> = match &spec.matches.methods {
+                Some(methods) => methods.iter().copied().map(Some).collect(),
+                None => vec![None],
+            };
+            methods.sort();
+            for method in methods {
+                let Some(other) = matches.insert((&spec.matches.path, method, spec.priority), route) else { continue };
+                let (own, other) = if changed == Some(other.id) { (other, route) } else { (route, other) };
+                let detail = format!(
+                    "{} matches the same as {}: change the path, the methods or the priority",
+                    own.spec.name.as_str(),
+                    other.spec.name.as_str()
+                );
+                errors.push(FieldError::new("/match", "match_taken", detail));
+            }
+        }
+        errors.dedup();
+        errors
+    }
+}
+
+/// What applies where a route says nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    pub timeout: Duration,
+    pub body_limit: u64,
+}
+
+/// What outlives a table, by its key.
+#[derive(Debug, Default)]
+pub struct Registry {
+    instances: Mutex<HashMap<String, Weak<Instance>>>,
+    budgets: Mutex<HashMap<String, Weak<Budget>>>,
+}
+
+impl Registry {
+    fn instance(&self, url: &str) -> Option<Arc<Instance>> {
+        let authority = route::authority(url).ok()?;
+        let key = authority.as_str().to_ascii_lowercase();
+        Some(keep(&self.instances, key, || Instance::new(authority)))
+    }
+
+    fn budget(&self, upstream: &str) -> Arc<Budget> {
+        keep(&self.budgets, upstream.to_owned(), Budget::default)
+    }
+}
+
+fn keep<T>(known: &Mutex<HashMap<String, Weak<T>>>, key: String, new: impl FnOnce() -> T) -> Arc<T> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known.get(&key).and_then(Weak::upgrade) {
+        return found;
+    }
+    known.retain(|_, weak| weak.strong_count() > 0);
+    let made = Arc::new(new());
+    known.insert(key, Arc::downgrade(&made));
+    made
+}
+
+/// An upstream, ready to choose from.
+#[derive(Debug)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    /// Those with a weight.
+    pub members: Vec<Member>,
+    pub budget: Arc<Budget>,
+}
+
+/// A limit and what it counts.
+#[derive(Debug)]
+pub struct CompiledLimit {
+    pub rule: Arc<Rule>,
+    pub by_address: bool,
+    pub by_subject: bool,
+}
+
+/// A route, ready to serve.
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub upstream: Arc<Upstream>,
+    /// A good token lets in.
+    pub takes_token: bool,
+    /// So does none.
+    pub takes_anonymous: bool,
+    pub permission: Option<Box<str>>,
+    /// Asked before the token is looked at: those by address alone.
+    pub early_limits: Vec<CompiledLimit>,
+    pub late_limits: Vec<CompiledLimit>,
+    pub timeout: Duration,
+    pub body_limit: u64,
+    pub seconds: Arc<RouteSeconds>,
+}
+
+/// What became of a request's path and method.
+#[derive(Debug)]
+pub enum Lookup {
+    Route(Arc<Route>),
+    OtherMethods(Methods),
+    Nothing,
+}
+
+/// One version of all routes.
+#[derive(Debug)]
+pub struct Table {
+    pub version: i64,
+    matcher: Matcher,
+    routes: Vec<Arc<Route>>,
+    upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+}
+
+impl Table {
+    /// The version of a table that is not from the database.
+    pub const UNKNOWN: i64 = -1;
+
+    /// Serves nothing.
+    pub fn empty() -> Self {
+        Self { version: Self::UNKNOWN, matcher: Matcher::default(), routes: Vec::new(), upstreams: HashMap::new() }
+    }
+
+    /// Compiles a snapshot, whole or not at all; `before` gives the histograms of routes that stay.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn compile(
+        snapshot: &Snapshot,
+        before: &Self,
+        registry: &Registry,
+        defaults: Defaults,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<FieldError>> {
+        let mut errors = snapshot.check(None);
+        for route in &snapshot.routes {
+            errors.extend(route.spec.check());
+        }
+        for upstream in &snapshot.upstreams {
+            errors.extend(upstream.spec.check());
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let upstreams: HashMap<Arc<str>, Arc<Upstream>> = snapshot
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let upstream = compile_upstream(&upstream.spec, registry);
+                (Arc::clone(&upstream.name), Arc::new(upstream))
+            })
+            .collect();
+        let known: HashMap<&str, &Arc<Route>> = before.routes.iter().map(|route| (&*route.name, route)).collect();
+        let mut routes = Vec::with_capacity(snapshot.routes.len());
+        for Identified { id, spec } in &snapshot.routes {
+            let Some(upstream) = upstreams.get(spec.upstream.as_str()) else { continue };
+            let name = spec.name.as_str();
+            let seconds = known.get(name).map(|route| Arc::clone(&route.seconds));
+            let (early_limits, late_limits) =
+                spec.limits.iter().map(|limit| compile_limit(*id, limit)).partition(|limit| !limit.by_subject);
+            routes.push(Arc::new(Route {
+                name: name.into(),
+                upstream: Arc::clone(upstream),
+                takes_token: spec.authentication.contains(&Authentication::Jwt),
+                takes_anonymous: spec.authentication.contains(&Authentication::None),
+                permission: spec.permission.as_deref().map(Into::into),
+                early_limits,
+                late_limits,
+                timeout: spec.timeout_ms.map_or(defaults.timeout, Duration::from_millis),
+                body_limit: spec.body_limit_bytes.unwrap_or(defaults.body_limit),
+                seconds: seconds.unwrap_or_else(|| Arc::new(metrics.route(name))),
+            }));
+        }
+        let matcher = Matcher::new(snapshot.routes.iter().map(|route| &route.spec));
+        Ok(Self { version: snapshot.version, matcher, routes, upstreams })
+    }
+
+    /// The route for a path in normal form.
+    pub fn find(&self, path: &str, method: &http::Method) -> Lookup {
+        match self.matcher.find(path, Methods::of(method)) {
+            Found::Route(index) => Lookup::Route(Arc::clone(&self.routes[index])),
+            Found::OtherMethods(methods) => Lookup::OtherMethods(methods),
+            Found::Nothing => Lookup::Nothing,
+        }
+    }
+
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
+    }
+
+    /// Names of all routes.
+    pub fn route_names(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.name)
+    }
+}
+
+fn compile_upstream(spec: &UpstreamSpec, registry: &Registry) -> Upstream {
+    let members = spec.instances.iter().filter(|instance| instance.weight > 0);
+    Upstream {
+        name: spec.name.as_str().into(),
+        members: members
+            .filter_map(|instance| {
+                Some(Member { weight: instance.weight, instance: registry.instance(&instance.url)? })
+            })
+            .collect(),
+        budget: registry.budget(spec.name.as_str()),
+    }
+}
+
+fn compile_limit(route: Uuid, limit: &Limit) -> CompiledLimit {
+    let (by_address, by_subject) = (limit.by.contains(&By::Ip), limit.by.contains(&By::Token));
+    let label = match (by_address, by_subject) {
+        (true, true) => "ip-token",
+        (false, true) => "token",
+        _ => "ip",
+    };
+    let Limit { requests, per_seconds, .. } = *limit;
+    let rule = Rule {
+        id: format!("{}:{label}:{requests}/{per_seconds}", route.simple()).into(),
+        label,
+        quota: Quota { requests, period_us: u64::from(per_seconds) * 1_000_000 },
+    };
+    CompiledLimit { rule: Arc::new(rule), by_address, by_subject }
+}

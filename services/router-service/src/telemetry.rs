@@ -1,0 +1,177 @@
+//! The gateway's own metrics and its request log. Labels are bounded: routes are configured, methods and statuses are
+//! classes. No address, token, path or query is written down.
+
+use std::{sync::Arc, time::Duration};
+
+use kronos_common::{service::Context, telemetry::LATENCY_BUCKETS};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
+use tokio::sync::mpsc;
+
+/// Seconds of a request, until the answer's last byte, by `route`, `method` and `status` class.
+pub const REQUEST_SECONDS: &str = "kronos_gateway_request_seconds";
+/// Connections of clients.
+pub const CONNECTIONS: &str = "kronos_gateway_connections";
+/// Connections that were cut, by `reason`.
+pub const CONNECTIONS_CUT: &str = "kronos_gateway_connections_cut_total";
+/// Second attempts, by `upstream`.
+pub const RETRIES: &str = "kronos_gateway_retries_total";
+/// Attempts that failed at an instance, by `upstream` and `kind`.
+pub const UPSTREAM_FAILURES: &str = "kronos_gateway_upstream_failures_total";
+/// Instances that were left out for failing, by `upstream`.
+pub const EJECTIONS: &str = "kronos_gateway_ejections_total";
+/// Requests that a limit refused, by `route`.
+pub const LIMITED: &str = "kronos_gateway_limited_total";
+/// The version of the routes that are served.
+pub const TABLE_VERSION: &str = "kronos_gateway_table_version";
+/// Changes of routes that could not be taken over.
+pub const TABLE_FAILURES: &str = "kronos_gateway_table_failures_total";
+/// Lines of the request log that were dropped, because their writer was behind.
+pub const REQUEST_LINES_DROPPED: &str = "kronos_gateway_request_lines_dropped_total";
+
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
+const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Lines of the request log that wait for their writer.
+const LINES: usize = 16_384;
+
+/// Registered once for a gateway.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    seconds: HistogramVec,
+    pub connections: IntGauge,
+    pub connections_cut: IntCounterVec,
+    pub retries: IntCounterVec,
+    pub upstream_failures: IntCounterVec,
+    pub ejections: IntCounterVec,
+    pub limited: IntCounterVec,
+    pub table_version: IntGauge,
+    pub table_failures: IntCounter,
+    pub lines_dropped: IntCounter,
+}
+
+impl Metrics {
+    pub fn new(context: &Context) -> Self {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            context.register(IntCounterVec::new(Opts::new(name, help), labels).expect("name and labels are valid"))
+        };
+        let counter =
+            |name: &str, help: &str| context.register(IntCounter::new(name, help).expect("the name is valid"));
+        let gauge = |name: &str, help: &str| context.register(IntGauge::new(name, help).expect("the name is valid"));
+        let seconds = HistogramOpts::new(REQUEST_SECONDS, "Seconds of a request until the answer's last byte")
+            .buckets(LATENCY_BUCKETS.to_vec());
+        let seconds = HistogramVec::new(seconds, &["route", "method", "status"]).expect("name and labels are valid");
+        Self {
+            seconds: context.register(seconds),
+            connections: gauge(CONNECTIONS, "Connections of clients"),
+            connections_cut: counters(CONNECTIONS_CUT, "Connections that were cut", &["reason"]),
+            retries: counters(RETRIES, "Second attempts", &["upstream"]),
+            upstream_failures: counters(UPSTREAM_FAILURES, "Attempts that failed", &["upstream", "kind"]),
+            ejections: counters(EJECTIONS, "Instances that were left out for failing", &["upstream"]),
+            limited: counters(LIMITED, "Requests that a limit refused", &["route"]),
+            table_version: gauge(TABLE_VERSION, "The version of the routes that are served"),
+            table_failures: counter(TABLE_FAILURES, "Changes of routes that could not be taken over"),
+            lines_dropped: counter(REQUEST_LINES_DROPPED, "Lines of the request log that were dropped"),
+        }
+    }
+
+    /// One route's histograms.
+    pub fn route(&self, name: &str) -> RouteSeconds {
+        RouteSeconds { vector: self.seconds.clone(), route: name.into(), children: Default::default() }
+    }
+
+    /// Forgets a route that is gone, so that series stay bounded however often routes change.
+    pub fn forget_route(&self, name: &str) {
+        for method in METHODS {
+            for status in STATUSES {
+                // An error says only that there was none.
+                let _ = self.seconds.remove_label_values(&[name, method, status]);
+            }
+        }
+        let _ = self.limited.remove_label_values(&[name]);
+    }
+}
+
+/// A route's histograms, each looked up once.
+#[derive(Debug)]
+pub struct RouteSeconds {
+    vector: HistogramVec,
+    route: Box<str>,
+    children: [[std::sync::OnceLock<Histogram>; STATUSES.len()]; METHODS.len()],
+}
+
+impl RouteSeconds {
+    pub fn observe(&self, method: &http::Method, status: u16, took: Duration) {
+        let method = method_class(method);
+        let status = usize::from(status / 100).clamp(1, STATUSES.len()) - 1;
+        let child = self.children[method][status]
+            .get_or_init(|| self.vector.with_label_values(&[&*self.route, METHODS[method], STATUSES[status]]));
+        child.observe(took.as_secs_f64());
+    }
+}
+
+fn method_class(method: &http::Method) -> usize {
+    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
+}
+
+/// What the request log says of one request.
+#[derive(Debug)]
+pub struct Line {
+    pub method: http::Method,
+    pub route: Arc<str>,
+    pub status: u16,
+    pub duration: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub trace_id: u128,
+    pub request_id: http::HeaderValue,
+    pub subject: Option<Arc<kronos_common::identity::Claims>>,
+    pub upstream: Option<Arc<str>>,
+    /// The answer's last byte was sent.
+    pub complete: bool,
+}
+
+/// Hands lines over to a task that writes them, so that no request waits for its line.
+#[derive(Debug, Clone)]
+pub struct RequestLog {
+    lines: mpsc::Sender<Line>,
+    dropped: IntCounter,
+}
+
+impl RequestLog {
+    /// Starts the writer, which ends with the last sender.
+    pub fn start(metrics: &Metrics) -> Self {
+        let (lines, mut queue) = mpsc::channel::<Line>(LINES);
+        tokio::spawn(async move {
+            while let Some(line) = queue.recv().await {
+                line.write();
+            }
+        });
+        Self { lines, dropped: metrics.lines_dropped.clone() }
+    }
+
+    pub fn write(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Line {
+    fn write(&self) {
+        tracing::info!(
+            target: "router_service::request",
+            method = METHODS[method_class(&self.method)],
+            route = &*self.route,
+            status = self.status,
+            duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX),
+            request_bytes = self.request_bytes,
+            response_bytes = self.response_bytes,
+            trace_id = format_args!("{:032x}", self.trace_id),
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            subject = self.subject.as_ref().map(|claims| claims.sub.as_str()),
+            client_id = self.subject.as_ref().map(|claims| claims.client_id.as_str()),
+            upstream = self.upstream.as_deref(),
+            complete = self.complete,
+            "request"
+        );
+    }
+}
