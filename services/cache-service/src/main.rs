@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary of cache-service.
+
+fn main() -> std::process::ExitCode {
+    kronos_common::service::main("cache-service", cache_service::DEFAULTS, cache_service::start)
+}
