@@ -1,0 +1,161 @@
+//! messaging-service: one HTTP interface over Kafka and RabbitMQ. What was answered with a 2xx arrives: a publish is confirmed
+//! by its broker or committed to the outbox; a delivery is a row in PostgreSQL, leased to a subscriber until it acknowledges
+//! at any instance, tried again after a back-off, and in the end kept as a dead letter.
+
+mod batch;
+mod broker;
+mod catalog;
+pub mod config;
+pub mod delivery;
+mod hub;
+mod jobs;
+mod kafka;
+pub mod message;
+mod publish;
+mod rabbit;
+mod reader;
+mod relay;
+mod routes;
+pub mod seats;
+mod signals;
+pub mod store;
+mod tail;
+mod telemetry;
+pub mod topic;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::FromRef;
+use kronos_common::{
+    identity::{Revocations, Verifier},
+    postgres,
+    service::{self, Context, Running},
+};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::{
+    batch::Batcher,
+    catalog::Catalog,
+    delivery::Receipt,
+    hub::Hubs,
+    kafka::Kafka,
+    publish::Publisher,
+    rabbit::Rabbit,
+    signals::{Signal, Signals},
+    store::Store,
+    tail::Tails,
+    telemetry::Metrics,
+};
+
+pub use crate::config::Config;
+
+/// Every setting, explained.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+const NAME: &str = "messaging-service";
+/// Acknowledgements of one statement.
+const LARGEST_BATCH: usize = 500;
+
+/// What handlers need.
+#[derive(Clone)]
+pub(crate) struct App {
+    config: Arc<Config>,
+    instance: Uuid,
+    store: Store,
+    verifier: Verifier,
+    revocations: Revocations,
+    catalog: Catalog,
+    publisher: Publisher,
+    hubs: Hubs,
+    tails: Tails,
+    /// Acknowledges: true if it was held.
+    acks: Batcher<Receipt, bool>,
+    signals: Signals,
+    metrics: Metrics,
+    /// Room for SSE subscribers.
+    subscribers: Arc<Semaphore>,
+    context: Context,
+}
+
+impl FromRef<App> for Verifier {
+    fn from_ref(app: &App) -> Self {
+        app.verifier.clone()
+    }
+}
+
+/// Starts the service.
+///
+/// # Errors
+/// A bad configuration, a taken port, a database that stays away or whose migrations are behind.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let http = config.http.clone();
+    service::start(NAME, &http, |context| async move { App::connect(config, context).await.map(routes::router) }).await
+}
+
+impl App {
+    async fn connect(config: Config, context: Context) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let instance = Uuid::now_v7();
+        let metrics = Metrics::register(&context);
+        let pool = postgres::connect(&config.postgres, &context).await?;
+        postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &store::MIGRATIONS]).await?;
+        let store = Store { pool };
+        let revocations = Revocations::follow(&config.redis, &context).await?;
+        let verifier = Verifier::connect(&config.identity, revocations.clone(), &context).await?;
+        let rabbit = Rabbit::open(&config.rabbit, &context).await?;
+        let kafka = Kafka::open(&config.kafka, config.topics.replication, &context)?;
+
+        let catalog = Catalog::new(store.clone());
+        let parts = (store.clone(), rabbit.clone(), kafka.clone());
+        let publisher = Publisher::new(store.clone(), rabbit.clone(), kafka.clone(), catalog.clone(), metrics.clone());
+        relay::start(&publisher, Duration::from_millis(config.publish.relay_retry_ms), &context);
+        let signals = Signals::start(store.clone(), instance, &context);
+        let hubs = Hubs::new(instance, parts, config.deliver.clone(), (metrics.clone(), signals.clone()), &context);
+        let tails = Tails::new(rabbit.clone(), kafka.clone(), config.subscribe.lag_messages, metrics.clone(), &context);
+
+        let (hearing, forgetting) = (hubs.clone(), catalog.clone());
+        let listening = signals::listen(store.clone(), instance, context.clone(), move |signal| {
+            if let Signal::Deleted(name) = &signal {
+                forgetting.forget(name);
+            }
+            hearing.hear(&signal);
+        });
+        context.spawn("listener", listening);
+        let interval_ms = config.deliver.expiry_interval_ms;
+        context.spawn("leases", jobs::end_leases(store.clone(), hubs.clone(), interval_ms, context.clone()));
+        context.spawn("sweep", jobs::sweep(store.clone(), config.deliver.clone(), metrics.clone(), context.clone()));
+        context.spawn("beat", jobs::beat(store.clone(), instance, context.clone()));
+        context.spawn("retire", jobs::retire(store.clone(), rabbit, kafka, context.clone()));
+
+        let acks = acknowledger(store.clone(), hubs.clone());
+        let subscribers = Arc::new(Semaphore::new(config.subscribe.max_subscribers));
+        Ok(Self {
+            config,
+            instance,
+            store,
+            verifier,
+            revocations,
+            catalog,
+            publisher,
+            hubs,
+            tails,
+            acks,
+            signals,
+            metrics,
+            subscribers,
+            context,
+        })
+    }
+}
+
+fn acknowledger(store: Store, hubs: Hubs) -> Batcher<Receipt, bool> {
+    Batcher::start(LARGEST_BATCH, move |receipts: Vec<Receipt>| {
+        let (store, hubs) = (store.clone(), hubs.clone());
+        async move {
+            let ended = store.settle(&receipts).await?;
+            hubs.released(&ended, "acknowledged");
+            let settled: std::collections::HashSet<_> = ended.iter().map(|end| end.lease_id).collect();
+            Ok(receipts.iter().map(|receipt| settled.contains(&receipt.lease_id)).collect())
+        }
+    })
+}

@@ -1,0 +1,60 @@
+//! The HTTP interface: what there is, and who may use it.
+
+mod deliveries;
+mod publish;
+mod queues;
+mod subscribe;
+mod topics;
+
+use axum::extract::DefaultBodyLimit;
+use kronos_common::{idempotency, identity::Permission};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::App;
+
+pub(crate) struct CanReadTopics;
+
+impl Permission for CanReadTopics {
+    const NAME: &'static str = "topics:read";
+}
+
+pub(crate) struct CanManageTopics;
+
+impl Permission for CanManageTopics {
+    const NAME: &'static str = "topics:manage";
+}
+
+pub(crate) struct CanPublish;
+
+impl Permission for CanPublish {
+    const NAME: &'static str = "messages:publish";
+}
+
+pub(crate) struct CanSubscribe;
+
+impl Permission for CanSubscribe {
+    const NAME: &'static str = "messages:subscribe";
+}
+
+/// All routes. Only batches of messages may be as large as `[http] body_limit_bytes`.
+pub(crate) fn router(app: App) -> OpenApiRouter {
+    let idempotent = idempotency::layer(app.store.pool.clone(), app.verifier.clone());
+    // Room for a payload that is just too large, so that the answer can say so.
+    let single = app.config.http.body_limit_bytes.min(app.config.publish.max_payload_bytes * 2 + 65_536);
+    OpenApiRouter::new()
+        .routes(routes!(topics::create_topic, topics::list_topics))
+        .routes(routes!(topics::show_topic, topics::delete_topic))
+        .routes(routes!(queues::create_queue))
+        .routes(routes!(queues::list_queues))
+        .routes(routes!(queues::delete_queue))
+        .routes(routes!(publish::publish_message))
+        .routes(routes!(deliveries::acknowledge_message))
+        .routes(routes!(deliveries::retry_message))
+        .routes(routes!(deliveries::extend_lease))
+        .layer(DefaultBodyLimit::max(single))
+        .routes(routes!(publish::publish_batch))
+        .layer(idempotent)
+        .routes(routes!(subscribe::subscribe))
+        .routes(routes!(deliveries::list_dead_letters))
+        .with_state(app)
+}

@@ -1,0 +1,206 @@
+//! `/topics`: creating, listing, deleting.
+
+use std::time::Duration;
+
+use axum::{extract::State, http::StatusCode};
+use chrono::{SubsecRound as _, Utc};
+use kronos_common::{
+    extract::{Json, Path, Query},
+    identity::Allowed,
+    page::{Cursor, Limit, Page},
+    problem::{FieldError, OnConstraint as _, Problem, ProblemBody, Result},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{CanManageTopics, CanReadTopics};
+use crate::{
+    App, jobs,
+    signals::Signal,
+    topic::{Between, Broker, Kind, Name, Topic},
+};
+
+/// Attempts; a back-off; a lease; levels; partitions: what each may be.
+type Attempts = Between<1, 100>;
+type Backoff = Between<0, 3_600_000>;
+type Lease = Between<100, 43_200_000>;
+type Levels = Between<1, 10>;
+type Partitions = Between<1, 64>;
+
+/// A topic to be made. What is left out gets the service's defaults.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct NewTopic {
+    pub(crate) name: Name,
+    pub(crate) kind: Kind,
+    /// Deliveries of a message in a group before it becomes a dead letter.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 100)]
+    pub(crate) max_attempts: Option<Attempts>,
+    /// The first back-off after a failed attempt, in milliseconds; each further one is twice as long.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 3_600_000)]
+    pub(crate) backoff_ms: Option<Backoff>,
+    /// How long a subscriber may work on a message, in milliseconds.
+    #[schema(value_type = Option<i64>, minimum = 100, maximum = 43_200_000)]
+    pub(crate) lease_ms: Option<Lease>,
+    /// Queues: how many priorities are kept apart at the broker.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 10)]
+    pub(crate) priority_levels: Option<Levels>,
+    /// Streams: how many partitions.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 64)]
+    pub(crate) partitions: Option<Partitions>,
+}
+
+/// Which topics to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListTopics {
+    /// Only of this kind.
+    kind: Option<Kind>,
+    /// How many.
+    #[serde(default)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// The `nextCursor` of the page before.
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor>,
+}
+
+/// Create a topic
+///
+/// `stream` is a Kafka topic, `queue` a RabbitMQ quorum queue (one for each priority level), `broadcast` a fanout exchange.
+#[utoipa::path(
+    post, path = "/topics", tag = "messaging-service", security(("bearer" = [])), request_body = NewTopic,
+    responses(
+        (status = 201, body = Topic), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 409, description = "`topic_exists`", body = ProblemBody),
+        (status = 415, body = ProblemBody), (status = 422, body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn create_topic(
+    State(app): State<App>,
+    _: Allowed<CanManageTopics>,
+    Json(new): Json<NewTopic>,
+) -> Result<(StatusCode, Json<Topic>)> {
+    Ok((StatusCode::CREATED, Json(create(&app, new).await?)))
+}
+
+/// List topics, by name
+#[utoipa::path(
+    get, path = "/topics", tag = "messaging-service", security(("bearer" = [])), params(ListTopics),
+    responses(
+        (status = 200, body = Page<Topic>), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn list_topics(
+    State(app): State<App>,
+    _: Allowed<CanReadTopics>,
+    Query(list): Query<ListTopics>,
+) -> Result<Json<Page<Topic>>> {
+    let after: String = list.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
+    let topics = app.store.list_topics(list.kind, &after, list.limit.fetch()).await?;
+    Ok(Json(Page::new(topics, list.limit, |topic| topic.name.clone())))
+}
+
+/// Show a topic
+#[utoipa::path(
+    get, path = "/topics/{name}", tag = "messaging-service", security(("bearer" = [])), params(("name" = String, Path)),
+    responses(
+        (status = 200, body = Topic), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+        (status = 404, description = "`unknown_topic`", body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn show_topic(
+    State(app): State<App>,
+    _: Allowed<CanReadTopics>,
+    Path(name): Path<String>,
+) -> Result<Json<Topic>> {
+    Ok(Json((*app.catalog.find(&name).await?).clone()))
+}
+
+/// Delete a topic, with its messages, groups and dead letters
+#[utoipa::path(
+    delete, path = "/topics/{name}", tag = "messaging-service", security(("bearer" = [])), params(("name" = String, Path)),
+    responses(
+        (status = 204), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+        (status = 404, description = "`unknown_topic`", body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn delete_topic(
+    State(app): State<App>,
+    _: Allowed<CanManageTopics>,
+    Path(name): Path<String>,
+) -> Result<StatusCode> {
+    let topic = app.catalog.find(&name).await?;
+    delete(&app, &topic).await
+}
+
+/// Creates the topic at its broker, then its record: what is left of a failed attempt has a name that nobody uses again.
+pub(crate) async fn create(app: &App, new: NewTopic) -> Result<Topic> {
+    let topic = complete(app, new)?;
+    let exists =
+        || Problem::conflict("topic_exists", "there is a topic of this name: choose another one, or delete it first");
+    if app.store.topic_by_name(&topic.name).await?.is_some() {
+        return Err(exists());
+    }
+    app.publisher.declare(&topic).await.map_err(|error| {
+        let broker = match topic.kind.broker() {
+            Broker::Kafka => "stream broker (Kafka)",
+            Broker::Rabbit => "queue broker (RabbitMQ)",
+        };
+        Problem::unavailable(broker, Duration::from_secs(2)).caused_by(error)
+    })?;
+    app.store.insert_topic(&topic).await.on_constraint("topics_name_key", exists())?;
+    app.catalog.remember(topic.clone());
+    Ok(topic)
+}
+
+/// Deletes its record, and at the broker what can be deleted now; the rest is deleted later.
+pub(crate) async fn delete(app: &App, topic: &Topic) -> Result<StatusCode> {
+    let deleted = app.store.delete_topic(topic).await?;
+    app.catalog.forget(&topic.name);
+    app.signals.send(Signal::Deleted(topic.name.clone()));
+    if !deleted {
+        return Err(crate::catalog::unknown());
+    }
+    let publisher = &app.publisher;
+    if let Err(error) = jobs::retire_once(&app.store, &publisher.rabbit, &publisher.kafka).await {
+        tracing::info!(%error, "deleted topic's objects are deleted later");
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn complete(app: &App, new: NewTopic) -> Result<Topic> {
+    let mut errors = Vec::new();
+    let mut only_for = |kind: Kind, pointer: &str, given: bool| {
+        if given && new.kind != kind {
+            let detail = format!("only a topic of kind {} has this setting: remove it", kind.as_str());
+            errors.push(FieldError::new(pointer, "not_for_this_kind", detail));
+        }
+    };
+    only_for(Kind::Queue, "/priorityLevels", new.priority_levels.is_some_and(|levels| levels.get() > 1));
+    only_for(Kind::Stream, "/partitions", new.partitions.is_some_and(|partitions| partitions.get() > 1));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let defaults = &app.config.topics;
+    let narrow = |number: i64| i32::try_from(number).expect("the types above end below");
+    Ok(Topic {
+        topic_id: Uuid::now_v7(),
+        name: new.name.as_str().to_owned(),
+        kind: new.kind,
+        max_attempts: new.max_attempts.map_or(defaults.max_attempts, |number| narrow(number.get())),
+        backoff_ms: new.backoff_ms.map_or(defaults.backoff_ms, Between::get),
+        lease_ms: new.lease_ms.map_or(defaults.lease_ms, Between::get),
+        priority_levels: new
+            .priority_levels
+            .map_or(1, |number| i16::try_from(number.get()).expect("the type above ends at 10")),
+        partitions: match new.kind {
+            Kind::Stream => new.partitions.map_or(defaults.partitions, |number| narrow(number.get())),
+            Kind::Queue | Kind::Broadcast => 1,
+        },
+        created_at: Utc::now().trunc_subsecs(6),
+    })
+}

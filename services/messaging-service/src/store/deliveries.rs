@@ -1,0 +1,205 @@
+//! Table `deliveries`: messages that a broker handed over come in here once each; and those that were given up.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
+
+use super::{Error, Position, Store, groups::split};
+use crate::{
+    delivery::{Candidate, DeadLetter},
+    message::Message,
+};
+
+/// A message that a broker handed over.
+pub type NewDelivery = Message;
+
+impl Store {
+    /// Stores messages for a group, those it already had left out. Committed on return: the broker may forget them. Gives
+    /// how many were new.
+    ///
+    /// # Errors
+    /// Constraint `deliveries_group_id_fkey`: the topic was deleted.
+    pub async fn insert_deliveries(&self, group_id: Uuid, messages: &[NewDelivery]) -> Result<u64, Error> {
+        let mut tx = self.pool.begin().await?;
+        let added = insert(&mut tx, group_id, messages).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
+
+    /// As `insert_deliveries`, and moves the group's positions in the same transaction. `None`, and nothing is stored, if
+    /// `reader` reads for this group no more.
+    ///
+    /// # Errors
+    /// Those of the statements.
+    pub async fn insert_read(
+        &self,
+        group_id: Uuid,
+        reader: Uuid,
+        messages: &[NewDelivery],
+        positions: &[Position],
+    ) -> Result<Option<u64>, Error> {
+        let mut tx = self.pool.begin().await?;
+        // The row stays locked until the commit: nobody can take the reading over in between.
+        let fence = sqlx::query("select 1 from consumer_groups where group_id = $1 and reader = $2 for update");
+        if fence.bind(group_id).bind(reader).fetch_optional(&mut *tx).await?.is_none() {
+            return Ok(None);
+        }
+        let added = insert(&mut tx, group_id, messages).await?;
+        let (partitions, offsets) = split(positions);
+        sqlx::query(
+            "insert into stream_positions (group_id, partition, next_offset) \
+             select $1, * from unnest($2::integer[], $3::bigint[]) \
+             on conflict on constraint stream_positions_pkey do update set next_offset = excluded.next_offset",
+        )
+        .bind(group_id)
+        .bind(partitions)
+        .bind(offsets)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Some(added))
+    }
+
+    /// The row that a receipt names.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn candidate(&self, delivery_id: i64) -> Result<Option<Candidate>, Error> {
+        sqlx::query_as::<_, Candidate>(
+            "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
+                    d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
+                    t.max_attempts, t.backoff_ms, t.lease_ms \
+             from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
+             where d.delivery_id = $1",
+        )
+        .bind(delivery_id)
+        .fetch_optional(&self.pool)
+        .await
+    }
+
+    /// Every group's copy of a message.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn candidates(&self, message_id: Uuid) -> Result<Vec<Candidate>, Error> {
+        sqlx::query_as::<_, Candidate>(
+            "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
+                    d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
+                    t.max_attempts, t.backoff_ms, t.lease_ms \
+             from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
+             where d.message_id = $1",
+        )
+        .bind(message_id)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Messages that were given up, the newest first, before the position `before`; of one topic, one group, or all.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn dead_letters(
+        &self,
+        topic: Option<&str>,
+        group: Option<&str>,
+        before: Option<(DateTime<Utc>, i64)>,
+        limit: i64,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let (before_time, before_id) = before.unzip();
+        sqlx::query_as::<_, DeadLetter>(
+            "select d.delivery_id, d.lease_id, d.message_id, t.name as topic, g.name as group_name, d.key, d.payload, d.headers, \
+                    d.attempt, d.reason, d.published_at, d.due_at as dead_at \
+             from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
+             where d.state = 'dead' and ($1::text is null or t.name = $1) and ($2::text is null or g.name = $2) \
+               and ($3::timestamptz is null or (d.due_at, d.delivery_id) < ($3, $4)) \
+             order by d.due_at desc, d.delivery_id desc limit $5",
+        )
+        .bind(topic)
+        .bind(group)
+        .bind(before_time)
+        .bind(before_id)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Gives a dead letter all its attempts again. `None`: it is dead no more.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn replay(&self, delivery_id: i64, delay_ms: i64) -> Result<Option<DateTime<Utc>>, Error> {
+        let row: Option<(DateTime<Utc>,)> = sqlx::query_as(
+            "update deliveries set state = 'ready', attempt = 0, lease_id = null, principal = null, subscriber_id = null, \
+                    expires_at = null, due_at = now() + $2::float8 * interval '1 ms' \
+             where delivery_id = $1 and state = 'dead' returning due_at",
+        )
+        .bind(delivery_id)
+        .bind(delay_ms)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|(due_at,)| due_at))
+    }
+
+    /// Settles what nobody took before it expired; gives the topics' kinds, one for each message.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn drop_expired(&self, limit: i64) -> Result<Vec<String>, Error> {
+        sqlx::query_scalar(
+            "with late as (select delivery_id from deliveries \
+                 where state = 'ready' and expires_at is not null and expires_at <= now() \
+                 order by expires_at limit $1 for update skip locked) \
+             update deliveries d set state = 'settled', due_at = now(), payload = null, headers = null, \
+                    reason = 'expired before it was taken' \
+             from late, consumer_groups g, topics t \
+             where d.delivery_id = late.delivery_id and g.group_id = d.group_id and t.topic_id = g.topic_id \
+             returning t.kind",
+        )
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Forgets messages that were settled so many seconds ago; gives how many.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn forget_settled(&self, seconds: i64, limit: i64) -> Result<u64, Error> {
+        let forgotten = sqlx::query(
+            "delete from deliveries where delivery_id = any (array( \
+                 select delivery_id from deliveries where state = 'settled' \
+                 and due_at < now() - $1::float8 * interval '1 second' order by due_at limit $2 for update skip locked))",
+        )
+        .bind(seconds)
+        .bind(limit)
+        .execute(&self.pool)
+        .await?;
+        Ok(forgotten.rows_affected())
+    }
+}
+
+async fn insert(tx: &mut Transaction<'_, Postgres>, group_id: Uuid, messages: &[NewDelivery]) -> Result<u64, Error> {
+    if messages.is_empty() {
+        return Ok(0);
+    }
+    let column = messages.iter();
+    let added = sqlx::query(
+        "insert into deliveries (group_id, message_id, priority, key, payload, headers, traceparent, published_at, \
+                expires_at) \
+         select $1, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], $6::text[], $7::text[], \
+                $8::timestamptz[], $9::timestamptz[]) \
+         on conflict on constraint deliveries_message_id_group_id_key do nothing",
+    )
+    .bind(group_id)
+    .bind(column.clone().map(|message| message.id).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.priority).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.key.as_deref()).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.payload.as_ref()).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.headers.as_str()).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.published_at).collect::<Vec<_>>())
+    .bind(column.map(|message| message.expires_at).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(added.rows_affected())
+}

@@ -1,0 +1,210 @@
+//! Table `deliveries`, hand-out and what ends it: acknowledgement, retry, expiry, hand-back. Every change names the exact
+//! lease that it ends, so it is valid at any instance, and a late one changes nothing.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Error, Store};
+use crate::delivery::Receipt;
+
+/// A place for one more message at a subscriber.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    pub subscriber_id: Uuid,
+    pub principal: String,
+}
+
+/// A message handed out.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Leased {
+    pub delivery_id: i64,
+    pub lease_id: Uuid,
+    pub subscriber_id: Uuid,
+    pub message_id: Uuid,
+    pub attempt: i32,
+    pub key: Option<String>,
+    pub payload: Vec<u8>,
+    pub headers: String,
+    pub traceparent: Option<String>,
+    pub published_at: DateTime<Utc>,
+    pub lease_expires_at: DateTime<Utc>,
+    /// Its place in the order of hand-out.
+    pub seat: i64,
+}
+
+/// A lease that ended, and what became of the message.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Ended {
+    pub delivery_id: i64,
+    pub lease_id: Uuid,
+    pub group_id: Uuid,
+    pub subscriber_id: Option<Uuid>,
+    /// `ready`, `dead` or `settled`.
+    pub state: String,
+    pub due_at: DateTime<Utc>,
+    pub attempt: i32,
+    /// The topic's kind, for metrics.
+    pub kind: String,
+}
+
+impl Store {
+    /// Hands out as many messages of the group as there are seats, the most urgent and oldest first.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn lease(&self, group_id: Uuid, lease_ms: i64, seats: &[Seat]) -> Result<Vec<Leased>, Error> {
+        let mut leased = sqlx::query_as::<_, Leased>(
+            "with taken as materialized ( \
+                 select delivery_id, priority from deliveries \
+                 where group_id = $1 and state = 'ready' and due_at <= now() \
+                   and (expires_at is null or expires_at > now()) \
+                 order by priority desc, delivery_id limit $2 for update skip locked), \
+             seated as ( \
+                 select delivery_id, row_number() over (order by priority desc, delivery_id) as seat from taken) \
+             update deliveries d set state = 'leased', attempt = d.attempt + 1, lease_id = gen_random_uuid(), \
+                    due_at = now() + $3::float8 * interval '1 ms', subscriber_id = ($4::uuid[])[seat], \
+                    principal = ($5::text[])[seat] \
+             from seated where d.delivery_id = seated.delivery_id \
+             returning d.delivery_id, d.lease_id, d.subscriber_id, d.message_id, d.attempt, d.key, d.payload, d.headers, \
+                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat",
+        )
+        .bind(group_id)
+        .bind(i64::try_from(seats.len()).unwrap_or(i64::MAX))
+        .bind(lease_ms)
+        .bind(seats.iter().map(|seat| seat.subscriber_id).collect::<Vec<_>>())
+        .bind(seats.iter().map(|seat| seat.principal.as_str()).collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await?;
+        leased.sort_unstable_by_key(|row| row.seat);
+        Ok(leased)
+    }
+
+    /// When the group's next waiting message may be handed out; `None`: none waits.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn milliseconds_to_next(&self, group_id: Uuid) -> Result<Option<f64>, Error> {
+        sqlx::query_scalar(
+            "select (extract(epoch from min(due_at) - now()) * 1000)::float8 from deliveries \
+             where group_id = $1 and state = 'ready' and (expires_at is null or expires_at > now())",
+        )
+        .bind(group_id)
+        .fetch_one(&self.pool)
+        .await
+    }
+
+    /// Acknowledges; gives those that were held. Their bodies are dropped, the rows stay to recognise second copies.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn settle(&self, receipts: &[Receipt]) -> Result<Vec<Ended>, Error> {
+        let (ids, leases) = columns(receipts);
+        sqlx::query_as::<_, Ended>(
+            "update deliveries d set state = 'settled', due_at = now(), payload = null, headers = null, reason = null \
+             from unnest($1::bigint[], $2::uuid[]) as r (delivery_id, lease_id), consumer_groups g, topics t \
+             where d.delivery_id = r.delivery_id and d.lease_id = r.lease_id and d.state = 'leased' and d.due_at > now() \
+               and g.group_id = d.group_id and t.topic_id = g.topic_id \
+             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
+        )
+        .bind(ids)
+        .bind(leases)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Ends a failed attempt: again after `delay_ms`, or dead if it was the last one. `None`: not held any more.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fail(&self, receipt: Receipt, delay_ms: i64, reason: Option<&str>) -> Result<Option<Ended>, Error> {
+        sqlx::query_as::<_, Ended>(
+            "update deliveries d set \
+                    state = case when d.attempt >= t.max_attempts then 'dead' else 'ready' end, \
+                    due_at = case when d.attempt >= t.max_attempts then now() \
+                             else now() + $3::float8 * interval '1 ms' end, \
+                    reason = $4 \
+             from consumer_groups g, topics t \
+             where d.delivery_id = $1 and d.lease_id = $2 and d.state = 'leased' and d.due_at > now() \
+               and g.group_id = d.group_id and t.topic_id = g.topic_id \
+             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
+        )
+        .bind(receipt.delivery_id)
+        .bind(receipt.lease_id)
+        .bind(delay_ms)
+        .bind(reason)
+        .fetch_optional(&self.pool)
+        .await
+    }
+
+    /// The lease then ends `lease_ms` from now. `None`: not held any more.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn extend(&self, receipt: Receipt, lease_ms: i64) -> Result<Option<DateTime<Utc>>, Error> {
+        sqlx::query_scalar(
+            "update deliveries set due_at = now() + $3::float8 * interval '1 ms' \
+             where delivery_id = $1 and lease_id = $2 and state = 'leased' and due_at > now() returning due_at",
+        )
+        .bind(receipt.delivery_id)
+        .bind(receipt.lease_id)
+        .bind(lease_ms)
+        .fetch_optional(&self.pool)
+        .await
+    }
+
+    /// Ends the leases whose time is over: ready again at once (the lease was the wait), or dead after the last attempt.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn expire(&self, limit: i64) -> Result<Vec<Ended>, Error> {
+        sqlx::query_as::<_, Ended>(
+            "with over as (select delivery_id from deliveries where state = 'leased' and due_at <= now() \
+                 order by due_at limit $1 for update skip locked) \
+             update deliveries d set \
+                    state = case when d.attempt >= t.max_attempts then 'dead' else 'ready' end, \
+                    due_at = now(), reason = 'the lease ended without an acknowledgement' \
+             from over, consumer_groups g, topics t \
+             where d.delivery_id = over.delivery_id and g.group_id = d.group_id and t.topic_id = g.topic_id \
+             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
+        )
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Puts back what no subscriber has worked on; the attempt does not count.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn hand_back(&self, receipts: &[Receipt]) -> Result<Vec<Ended>, Error> {
+        let (ids, leases) = columns(receipts);
+        sqlx::query_as::<_, Ended>(
+            "update deliveries d set state = 'ready', due_at = now(), attempt = d.attempt - 1 \
+             from unnest($1::bigint[], $2::uuid[]) as r (delivery_id, lease_id), consumer_groups g, topics t \
+             where d.delivery_id = r.delivery_id and d.lease_id = r.lease_id and d.state = 'leased' \
+               and g.group_id = d.group_id and t.topic_id = g.topic_id \
+             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
+        )
+        .bind(ids)
+        .bind(leases)
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Which leases subscribers hold: the truth, where a notification was lost.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn held(&self, subscribers: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>, Error> {
+        sqlx::query_as(
+            "select subscriber_id, lease_id from deliveries where state = 'leased' and subscriber_id = any($1)",
+        )
+        .bind(subscribers)
+        .fetch_all(&self.pool)
+        .await
+    }
+}
+
+fn columns(receipts: &[Receipt]) -> (Vec<i64>, Vec<Uuid>) {
+    receipts.iter().map(|receipt| (receipt.delivery_id, receipt.lease_id)).unzip()
+}
