@@ -109,6 +109,9 @@ fn settings(purpose: Purpose, port: u16) -> String {
     if purpose == Purpose::Tests {
         // A crash of the machine may lose what a test wrote; nothing else may.
         text += "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_wal_size = 4GB\n";
+        // A test that ends while it logs in leaves a session that nobody speaks to, and `drop database` waits for
+        // every session of the server.
+        text += "authentication_timeout = 5s\n";
     }
     text
 }
