@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes as AxumBytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -36,12 +36,35 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            let detail = "send the body as `Content-Type: application/json`";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+            return Err(unsupported_media_type());
         }
         let Bytes(body) = Bytes::from_request(request, state).await?;
         parse(&body).map(Self)
     }
+}
+
+/// A JSON body that may be absent: `Option<Json<T>>` is `None` for an empty body of any media type.
+impl<S, T> OptionalFromRequest<S> for Json<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + ToSchema + 'static,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let json = is_json(request.headers());
+        let Bytes(body) = Bytes::from_request(request, state).await?;
+        match (body.is_empty(), json) {
+            (true, _) => Ok(None),
+            (false, true) => parse(&body).map(|value| Some(Self(value))),
+            (false, false) => Err(unsupported_media_type()),
+        }
+    }
+}
+
+fn unsupported_media_type() -> Problem {
+    let detail = "send the body as `Content-Type: application/json`";
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// Reads a JSON document as `Json` does; for bodies that come another way.

@@ -1,0 +1,110 @@
+//! user-service: people, roles, and who holds which role where and until when. It is the authority of names and rights;
+//! passwords, sessions and tokens are auth-service's. Every change of rights makes a new epoch of whom it touches, a
+//! revocation of their older tokens and an event, in one transaction.
+//!
+//! Beside the floor plan of every service: `changes/` (what one request does across store, auth-service and events),
+//! `credentials.rs` (the client of auth-service).
+
+mod changes;
+pub mod config;
+mod credentials;
+mod jobs;
+pub mod rights;
+pub mod roles;
+mod routes;
+mod store;
+pub mod users;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::extract::FromRef;
+use kronos_common::{
+    idempotency,
+    identity::{RevocationPublisher, Revocations, ServiceToken, Verifier},
+    outbox::Relay,
+    postgres, rabbit, redis,
+    service::{self, Running},
+};
+use sqlx::{PgPool, migrate::Migrator};
+use tokio::sync::Notify;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use crate::config::Config;
+use crate::credentials::Credentials;
+
+/// Every setting, with its default.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/users");
+
+/// What every handler and job shares; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) pool: PgPool,
+    pub(crate) relay: Relay,
+    pub(crate) publisher: RevocationPublisher,
+    pub(crate) verifier: Verifier,
+    pub(crate) credentials: Credentials,
+    /// An assignment with an end was written: the job may have to get up earlier.
+    pub(crate) ends_changed: Notify,
+    pub(crate) settings: config::Rights,
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl FromRef<App> for Verifier {
+    fn from_ref(app: &App) -> Self {
+        app.verifier.clone()
+    }
+}
+
+/// Runs the service until [`Running::stop`].
+///
+/// # Errors
+/// A setting that cannot be, a taken port, a database that is away for too long or not migrated.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let http = config.http.clone();
+    service::start("user-service", &http, |context| async move { App::connect(config, context).await.map(App::router) })
+        .await
+}
+
+impl App {
+    async fn connect(config: Config, context: service::Context) -> anyhow::Result<Self> {
+        let administrator = config.bootstrap.administrator()?;
+        let pool = postgres::connect(&config.postgres, &context).await?;
+        postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &MIGRATIONS]).await?;
+        // Revocations alone need Redis; the pool makes `/ready` say so.
+        redis::connect(&config.redis, &context).await?;
+        let rabbit = rabbit::Connection::open(&config.rabbit, &context).await?;
+        let revocations = Revocations::follow(&config.redis, &context).await?;
+        let token = ServiceToken::new(&config.identity).context("prepare the service's own token")?;
+        let app = Self(Arc::new(Parts {
+            relay: Relay::start(pool.clone(), rabbit, &context),
+            publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
+            verifier: Verifier::connect(&config.identity, revocations, &context).await?,
+            credentials: Credentials::new(&config.services, token, &context)?,
+            ends_changed: Notify::new(),
+            settings: config.rights,
+            pool,
+        }));
+        context.spawn("expiry", jobs::expire(app.clone(), context.shutdown.clone()));
+        if let Some(administrator) = administrator {
+            context.spawn("bootstrap", jobs::bootstrap(app.clone(), administrator, context.shutdown.clone()));
+        }
+        Ok(app)
+    }
+
+    fn router(self) -> OpenApiRouter {
+        let idempotency = idempotency::layer(self.pool.clone(), self.verifier.clone());
+        routes::all().with_state(self).layer(idempotency)
+    }
+}

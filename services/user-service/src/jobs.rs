@@ -1,0 +1,119 @@
+//! What happens without a request: assignments that end, and the first administrator.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Context as _;
+use chrono::Utc;
+use kronos_common::{name, problem::Problem};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    App, changes,
+    config::FirstAdministrator,
+    roles::{ADMINISTRATOR, EVERYTHING, PermissionPattern, RoleDefinition},
+    store,
+    users::{DisplayName, NewUser},
+};
+
+/// Pauses between attempts to reach auth-service.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Takes away each assignment when its time is over.
+pub(crate) async fn expire(app: App, shutdown: CancellationToken) {
+    let mut failing = false;
+    loop {
+        match changes::assignments::expire(&app, Utc::now()).await {
+            Ok(more) => {
+                failing = false;
+                if more {
+                    continue;
+                }
+            }
+            Err(problem) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error = %chain(&problem), "assignments that have ended are not taken away yet");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(until_next_end(&app).await) => {}
+            () = app.ends_changed.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Until the next known end; but another instance may write an earlier one.
+async fn until_next_end(app: &App) -> Duration {
+    let longest = Duration::from_millis(app.settings.longest_sleep_ms.max(10));
+    match store::assignments::next_end(&app.pool).await {
+        // A millisecond later than the end, so that it is over then.
+        Ok(Some(end)) => {
+            (end - Utc::now()).to_std().unwrap_or_default().saturating_add(Duration::from_millis(1)).min(longest)
+        }
+        Ok(None) | Err(_) => longest,
+    }
+}
+
+/// Makes the first administrator, once in the platform's life, and gives the password to auth-service as soon as that
+/// answers.
+pub(crate) async fn bootstrap(app: App, administrator: FirstAdministrator, shutdown: CancellationToken) {
+    let mut pause = PAUSE.0;
+    loop {
+        match attempt(&app, &administrator).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the first administrator is not ready yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn attempt(app: &App, administrator: &FirstAdministrator) -> anyhow::Result<()> {
+    make(app, administrator).await.context("make the first administrator")?;
+    let Some(id) = store::bootstrap::waiting_for_credential(&app.pool).await? else { return Ok(()) };
+    let user = store::users::find(&app.pool, id).await?;
+    app.credentials.put(&user, Some(&administrator.password)).await.context("give the password to auth-service")?;
+    store::bootstrap::credential_taken(&app.pool).await?;
+    tracing::info!("the first administrator can log in");
+    Ok(())
+}
+
+async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Problem> {
+    let mut transaction = app.pool.begin().await?;
+    if !store::bootstrap::begin(&mut transaction).await? {
+        return Ok(());
+    }
+    let everything = PermissionPattern::try_from(EVERYTHING.to_owned()).expect("a permission");
+    let definition = RoleDefinition {
+        description: "May everything.".to_owned().try_into().expect("a short text"),
+        permissions: BTreeSet::from([everything]),
+        inherits: BTreeSet::new(),
+    };
+    changes::roles::ensure_administrator(&mut transaction, &definition).await?;
+    let new = NewUser {
+        username: administrator.username.clone(),
+        email: administrator.email.clone(),
+        display_name: DisplayName::try_from("Administrator".to_owned()).expect("a name"),
+    };
+    let user = store::users::insert(&mut transaction, Uuid::now_v7(), &new).await?;
+    store::assignments::put(&mut transaction, user.id, ADMINISTRATOR, None, None).await?;
+    changes::users::tell(&mut transaction, "created", &user).await?;
+    store::bootstrap::made(&mut transaction, user.id).await?;
+    changes::commit(app, transaction).await?;
+    tracing::info!(username = name::key(&user.username), "made the first administrator");
+    Ok(())
+}
+
+fn chain(problem: &Problem) -> String {
+    let mut text = problem.to_string();
+    let mut source = std::error::Error::source(problem);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,213 @@
+//! `/users`.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use kronos_common::{
+    etag::{ETag, IfMatch, IfNoneMatch},
+    extract::{Json, Path, Query},
+    identity::Allowed,
+    name,
+    page::{Cursor, Limit, Page},
+    problem::{ProblemBody, Result},
+};
+use serde::{Deserialize, Deserializer};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::permissions::{CanReadUsers, CanWriteUsers};
+use crate::{
+    App,
+    changes::{self, Actor},
+    store,
+    users::{Changes, DisplayName, Email, NewUser, Password, User, Username},
+};
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct UserQuery {
+    /// How many people.
+    #[serde(default)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
+    limit: Limit,
+    /// The `nextCursor` of the page before.
+    #[param(value_type = Option<String>)]
+    cursor: Option<Cursor>,
+    /// Only those who have this text in their username, address or display name, in any case and Unicode form.
+    q: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct CreateUser {
+    username: Username,
+    email: Email,
+    display_name: DisplayName,
+    /// Without one the person cannot log in.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    password: Option<Password>,
+}
+
+/// A JSON Merge Patch (RFC 7396): what is absent stays; nothing here can be removed, so `null` is refused.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct UpdateUser {
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    username: Option<Username>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    email: Option<Email>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    display_name: Option<DisplayName>,
+    /// Somebody who is disabled may nothing and cannot log in.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    disabled: Option<bool>,
+    /// A new password ends the person's sessions.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    password: Option<Password>,
+}
+
+/// Lists people in the order of their usernames.
+#[utoipa::path(
+    get, path = "/users", tag = "user-service", security(("bearer" = [])), params(UserQuery),
+    responses(
+        (status = 200, description = "A page", body = Page<User>),
+        (status = 400, description = "`invalid_query`, `invalid_cursor`", body = ProblemBody),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `users:read`", body = ProblemBody),
+    )
+)]
+pub(super) async fn list_users(
+    State(app): State<App>,
+    _: Allowed<CanReadUsers>,
+    Query(query): Query<UserQuery>,
+) -> Result<Json<Page<User>>> {
+    let after = query.cursor.map(|cursor| cursor.decode::<String>()).transpose()?;
+    // No name holds it, and no text of Postgres can.
+    let text = query.q.as_deref().filter(|text| !text.is_empty()).map(|text| text.replace('\0', "\u{fffd}"));
+    let after = after.map(|after| after.replace('\0', ""));
+    let users = store::users::list(&app.pool, text.as_deref(), after.as_deref(), query.limit.fetch()).await?;
+    Ok(Json(Page::new(users, query.limit, |user| name::key(&user.username))))
+}
+
+/// Makes a person. With a password they can log in as soon as this has answered.
+#[utoipa::path(
+    post, path = "/users", tag = "user-service", security(("bearer" = [])), request_body = CreateUser,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repetition gets the same answer")),
+    responses(
+        (status = 201, description = "Made; `Location` and `ETag`", body = User),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `users:write`", body = ProblemBody),
+        (status = 409, description = "`username_taken`, `email_taken`", body = ProblemBody),
+        (status = 422, description = "Bad fields, or a password that is too short", body = ProblemBody),
+        (status = 503, description = "The password cannot be kept now; nothing was made", body = ProblemBody),
+    )
+)]
+pub(super) async fn create_user(
+    State(app): State<App>,
+    _: Allowed<CanWriteUsers>,
+    Json(body): Json<CreateUser>,
+) -> Result<Response> {
+    let new = NewUser { username: body.username, email: body.email, display_name: body.display_name };
+    let user = changes::users::create(&app, &new, body.password.as_ref()).await?;
+    let location = [(header::LOCATION, format!("/users/{}", user.id))];
+    Ok((StatusCode::CREATED, location, tag(&user), Json(user)).into_response())
+}
+
+/// A person.
+#[utoipa::path(
+    get, path = "/users/{id}", tag = "user-service", security(("bearer" = [])),
+    params(("id" = Uuid, Path), ("If-None-Match" = Option<String>, Header, description = "A tag that is known already")),
+    responses(
+        (status = 200, description = "With `ETag`", body = User),
+        (status = 304, description = "That tag is the current one"),
+        (status = 400, description = "`invalid_path`", body = ProblemBody),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `users:read`", body = ProblemBody),
+        (status = 404, description = "`not_found`", body = ProblemBody),
+    )
+)]
+pub(super) async fn get_user(
+    State(app): State<App>,
+    _: Allowed<CanReadUsers>,
+    Path(id): Path<Uuid>,
+    known: IfNoneMatch,
+) -> Result<Response> {
+    let user = store::users::find(&app.pool, id).await?;
+    let tag = tag(&user);
+    Ok(known.not_modified(&tag).unwrap_or_else(|| (tag, Json(user)).into_response()))
+}
+
+/// Changes a person. Who holds rights that the caller does not is out of the caller's reach.
+#[utoipa::path(
+    patch, path = "/users/{id}", tag = "user-service", security(("bearer" = [])),
+    request_body(content(
+        (UpdateUser = "application/merge-patch+json"),
+        (UpdateUser = "application/json"),
+    )),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The version that is changed")),
+    responses(
+        (status = 200, description = "As it is now, with `ETag`", body = User),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `users:write`, and the privileged permissions that the person holds", body = ProblemBody),
+        (status = 404, description = "`not_found`", body = ProblemBody),
+        (status = 409, description = "`username_taken`, `email_taken`, `last_administrator`", body = ProblemBody),
+        (status = 412, description = "The person has changed since", body = ProblemBody),
+        (status = 422, description = "Bad fields, or a password that is too short", body = ProblemBody),
+        (status = 503, description = "auth-service does not answer; nothing was changed", body = ProblemBody),
+    )
+)]
+pub(super) async fn update_user(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteUsers>,
+    Path(id): Path<Uuid>,
+    condition: IfMatch,
+    Json(body): Json<UpdateUser>,
+) -> Result<Response> {
+    let UpdateUser { username, email, display_name, disabled, password } = body;
+    let changes = Changes { username, email, display_name, disabled, password };
+    let user = changes::users::change(&app, Actor(&allowed.caller), id, &condition, &changes).await?;
+    Ok((tag(&user), Json(user)).into_response())
+}
+
+/// Removes a person, their roles, their sessions and their password.
+#[utoipa::path(
+    delete, path = "/users/{id}", tag = "user-service", security(("bearer" = [])),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The version that is removed")),
+    responses(
+        (status = 204, description = "Gone"),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `users:write`, and the privileged permissions that the person holds", body = ProblemBody),
+        (status = 404, description = "`not_found`", body = ProblemBody),
+        (status = 409, description = "`last_administrator`", body = ProblemBody),
+        (status = 412, description = "The person has changed since", body = ProblemBody),
+    )
+)]
+pub(super) async fn delete_user(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteUsers>,
+    Path(id): Path<Uuid>,
+    condition: IfMatch,
+) -> Result<StatusCode> {
+    changes::users::delete(&app, Actor(&allowed.caller), id, &condition).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn tag(user: &User) -> ETag {
+    ETag::of_version(user.version)
+}
+
+/// A field that may be absent, but not null.
+pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,7 @@
+//! Every SQL statement. Whoever changes rights holds [`rights::share_roles`] or [`rights::change_roles`] while doing so.
+
+pub(crate) mod assignments;
+pub(crate) mod bootstrap;
+pub(crate) mod rights;
+pub(crate) mod roles;
+pub(crate) mod users;

@@ -1,0 +1,112 @@
+//! Who holds which role, where, until when.
+
+use chrono::{DateTime, Utc};
+use kronos_common::problem::{Problem, Result};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::rights::Assignment;
+
+/// The assignment of `role` to the user on `resource`.
+pub(crate) async fn find(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    role: &str,
+    resource: Option<&str>,
+) -> Result<Option<Assignment>> {
+    Ok(sqlx::query_as::<_, Assignment>(
+        "select user_id, role, resource, expires_at, created_at from assignments
+         where user_id = $1 and role = $2 and resource is not distinct from $3",
+    )
+    .bind(user_id)
+    .bind(role)
+    .bind(resource)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// Writes an assignment, or another end of it.
+pub(crate) async fn put(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    role: &str,
+    resource: Option<&str>,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<Assignment> {
+    Ok(sqlx::query_as::<_, Assignment>(
+        "insert into assignments (user_id, role, resource, expires_at) values ($1, $2, $3, $4)
+         on conflict on constraint assignments_key do update set expires_at = excluded.expires_at
+         returning user_id, role, resource, expires_at, created_at",
+    )
+    .bind(user_id)
+    .bind(role)
+    .bind(resource)
+    .bind(expires_at)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Takes an assignment away; 404 if there is none.
+pub(crate) async fn delete(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    role: &str,
+    resource: Option<&str>,
+) -> Result<()> {
+    let deleted =
+        sqlx::query("delete from assignments where user_id = $1 and role = $2 and resource is not distinct from $3")
+            .bind(user_id)
+            .bind(role)
+            .bind(resource)
+            .execute(connection)
+            .await?
+            .rows_affected();
+    if deleted == 0 { Err(Problem::not_found("assignment")) } else { Ok(()) }
+}
+
+/// A user's assignments by role and resource, after the position `after`.
+pub(crate) async fn of_user(
+    pool: &PgPool,
+    user_id: Uuid,
+    after: Option<(String, Option<String>)>,
+    count: i64,
+) -> Result<Vec<Assignment>> {
+    let (role, resource) = after.unzip();
+    Ok(sqlx::query_as::<_, Assignment>(
+        "select user_id, role, resource, expires_at, created_at from assignments
+         where user_id = $1 and ($2::text is null or (role, coalesce(resource, '')) > ($2, coalesce($3, '')))
+         order by role, coalesce(resource, '')
+         limit $4",
+    )
+    .bind(user_id)
+    .bind(role)
+    .bind(resource.flatten())
+    .bind(count)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Removes up to `count` assignments whose time is over, those that no other instance is removing.
+pub(crate) async fn take_expired(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    count: i64,
+) -> sqlx::Result<Vec<Assignment>> {
+    sqlx::query_as::<_, Assignment>(
+        "delete from assignments
+         where (user_id, role, coalesce(resource, '')) in (
+             select user_id, role, coalesce(resource, '') from assignments
+             where expires_at <= $1 order by expires_at limit $2 for update skip locked)
+           and expires_at <= $1
+         returning user_id, role, resource, expires_at, created_at",
+    )
+    .bind(now)
+    .bind(count)
+    .fetch_all(connection)
+    .await
+}
+
+/// When the next assignment ends.
+pub(crate) async fn next_end(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar("select min(expires_at) from assignments where expires_at is not null").fetch_one(pool).await
+}

@@ -1,0 +1,163 @@
+//! People: what a name, an address and a display name may be, and when two are the same. Rights are in `rights.rs`.
+
+use chrono::{DateTime, Utc};
+use kronos_common::name;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// A person, as stored and as sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    pub id: Uuid,
+    pub username: String,
+    pub email: String,
+    pub display_name: String,
+    pub disabled: bool,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    /// The entity tag.
+    #[serde(skip)]
+    pub version: i64,
+    /// The version of the rights.
+    #[serde(skip)]
+    pub epoch: i64,
+}
+
+/// What a person logs in with.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 64, example = "camille")]
+pub struct Username(String);
+
+/// An e-mail address.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 3, max_length = 254, example = "camille@example.com")]
+pub struct Email(String);
+
+/// What others see.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 128, example = "Camille Martin")]
+pub struct DisplayName(String);
+
+/// A new password on its way to auth-service; never stored, never shown.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 1, max_length = 1024, format = Password)]
+pub struct Password(pub SecretString);
+
+/// A person to be made.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    pub username: Username,
+    pub email: Email,
+    pub display_name: DisplayName,
+}
+
+/// What of a person shall be otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    pub username: Option<Username>,
+    pub email: Option<Email>,
+    pub display_name: Option<DisplayName>,
+    pub disabled: Option<bool>,
+    pub password: Option<Password>,
+}
+
+impl Changes {
+    /// The person after the changes; version and times are the store's.
+    pub fn apply(&self, user: &User) -> User {
+        let mut changed = user.clone();
+        if let Some(Username(username)) = &self.username {
+            changed.username.clone_from(username);
+        }
+        if let Some(Email(email)) = &self.email {
+            changed.email.clone_from(email);
+        }
+        if let Some(DisplayName(display_name)) = &self.display_name {
+            changed.display_name.clone_from(display_name);
+        }
+        changed.disabled = self.disabled.unwrap_or(user.disabled);
+        changed
+    }
+}
+
+/// What the list's text search looks into: the keys of all that a person is known by.
+pub fn search_text(username: &str, email: &str, display_name: &str) -> String {
+    [username, email, display_name].map(name::key).join(" ")
+}
+
+impl TryFrom<String> for Username {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const RULE: &str = "1 to 64 characters without blanks or control characters";
+        if line(&text, 64) && !text.contains(char::is_whitespace) { Ok(Self(text)) } else { Err(RULE) }
+    }
+}
+
+impl TryFrom<String> for Email {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const RULE: &str = "an address such as camille@example.com, at most 254 characters";
+        let plausible = text.rsplit_once('@').is_some_and(|(local, domain)| {
+            !local.is_empty()
+                && domain.split('.').all(|label| !label.is_empty())
+                && !domain.contains(|character: char| !character.is_alphanumeric() && !".-".contains(character))
+        });
+        if line(&text, 254) && plausible && !text.contains(char::is_whitespace) { Ok(Self(text)) } else { Err(RULE) }
+    }
+}
+
+impl TryFrom<String> for DisplayName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const RULE: &str = "1 to 128 characters, no control characters, no blanks around";
+        if line(&text, 128) { Ok(Self(text)) } else { Err(RULE) }
+    }
+}
+
+impl TryFrom<String> for Password {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if (1..=1024).contains(&text.chars().count()) { Ok(Self(text.into())) } else { Err("1 to 1024 characters") }
+    }
+}
+
+impl Username {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Email {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DisplayName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One line that shows itself as it is: its folded form is not empty either.
+fn line(text: &str, longest: usize) -> bool {
+    // Invisible characters would make two names that look the same.
+    let invisible = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ad}')
+    };
+    !name::key(text).is_empty() && text.trim() == text && text.chars().count() <= longest && !text.contains(invisible)
+}
