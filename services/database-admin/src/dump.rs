@@ -53,7 +53,7 @@ pub fn unfinished_name(id: Uuid) -> String {
 /// Dumps the seven schemas into the directory. Dropping the future ends the process.
 ///
 /// # Errors
-/// The directory can't be written, or `pg_dump` fails: then its own last words are in the message.
+/// The directory can't be written, or `pg_dump` fails: then its own first error is in the message.
 pub async fn run(
     config: &config::Backup,
     id: Uuid,
@@ -142,28 +142,28 @@ async fn stream(
     drop(chunks);
     let written = written.await?.context("write the backup")?;
     let status = child.wait().await.context("wait for pg_dump")?;
-    let last_words = watched.await.unwrap_or_default();
-    anyhow::ensure!(status.success(), "pg_dump ended with {status}: {last_words}");
+    let first_error = watched.await.unwrap_or_default();
+    anyhow::ensure!(status.success(), "pg_dump ended with {status}: {first_error}");
     Ok(written)
 }
 
-/// Reads what `pg_dump --verbose` says: counts the tables, keeps its last error.
+/// Reads what `pg_dump --verbose` says: counts the tables, keeps its first error.
 fn watch(child: &mut Child, progress: Arc<Progress>) -> anyhow::Result<tokio::task::JoinHandle<String>> {
     let words = child.stderr.take().context("standard error is piped")?;
     Ok(tokio::spawn(async move {
         let mut lines = BufReader::new(words).lines();
-        let mut last_words = String::new();
+        let mut first_error = String::new();
         let mut begun = 0;
         while let Ok(Some(line)) = lines.next_line().await {
             if line.contains("dumping contents of table") {
                 // Said when a table begins: those before it are done.
                 progress.tables_done.store(begun, Ordering::Relaxed);
                 begun += 1;
-            } else if line.contains("error") || line.contains("detail") {
-                last_words = line.chars().take(500).collect();
+            } else if first_error.is_empty() && line.contains("error:") {
+                first_error = line.chars().take(500).collect();
             }
         }
-        last_words
+        first_error
     }))
 }
 

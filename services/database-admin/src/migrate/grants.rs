@@ -22,6 +22,26 @@ pub(super) async fn close_database(target: &mut PgConnection, database: &str) ->
         )))
         .await
         .context("revoke the public's rights")?;
+    // Large objects belong to no schema, and anyone may make them. Nobody here uses them. Only a superuser can close them.
+    target
+        .execute(
+            "do $$
+             declare
+                 f regprocedure;
+             begin
+                 if (select rolsuper from pg_roles where rolname = current_user) then
+                     for f in
+                         select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
+                             and (proname like 'lo\\_%' or proname in ('loread', 'lowrite'))
+                     loop
+                         execute format('revoke execute on function %s from public', f);
+                     end loop;
+                 end if;
+             end
+             $$",
+        )
+        .await
+        .context("close large objects")?;
     Ok(())
 }
 

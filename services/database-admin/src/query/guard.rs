@@ -412,11 +412,13 @@ impl Guard<'_> {
 
 fn argument(argument: &FunctionArg, at: Location) -> Verdict {
     match argument {
-        FunctionArg::Named { arg, .. } | FunctionArg::Unnamed(arg) => match arg {
+        FunctionArg::ExprNamed { name, .. } if !matches!(name, Expr::Identifier(_)) => {
+            unknown(at, "this form of argument")
+        }
+        FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. } | FunctionArg::Unnamed(arg) => match arg {
             FunctionArgExpr::Expr(_) | FunctionArgExpr::Wildcard | FunctionArgExpr::QualifiedWildcard(_) => FINE,
             FunctionArgExpr::WildcardWithOptions(_) => unknown(at, "this form of argument"),
         },
-        FunctionArg::ExprNamed { .. } => unknown(at, "this form of argument"),
     }
 }
 

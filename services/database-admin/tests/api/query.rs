@@ -70,6 +70,7 @@ async fn what_is_harmless_runs() {
             json!([["2026-11-21T00:00:00Z", 2026]]),
         ),
         ("select now() - interval '1 day' < now()", json!([[true]])),
+        ("select make_interval(days => 2)::text", json!([["P2D"]])),
         ("select string_agg(name, ',' order by id) filter (where id <> 2) from users.probe", json!([["ada,zoé"]])),
         ("select 1 union select 2 order by 1", json!([[1], [2]])),
         ("select exists (select 1 from users.probe where id = 9)", json!([[false]])),

@@ -106,6 +106,8 @@ async fn the_reader_and_the_backup_write_nowhere_even_without_a_read_only_transa
                 format!("insert into {schema}.outbox (routing_key, event) values ('a', 'b')"),
                 format!("create table {schema}.x (a int)"),
                 format!("truncate {schema}.outbox"),
+                "select lo_create(0)".to_owned(),
+                "select s.lo_create from generate_series(0, 0) s".to_owned(),
             ] {
                 assert_eq!(code(&pool, sql.clone()).await, DENIED, "{role}: {sql}");
             }
