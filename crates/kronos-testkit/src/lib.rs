@@ -3,6 +3,7 @@
 mod database;
 mod http;
 mod issuer;
+mod own_redis;
 mod proxy;
 mod rabbit;
 mod stores;
@@ -11,6 +12,7 @@ mod wait;
 pub use database::TestDatabase;
 pub use http::{TestClient, TestRequest, TestResponse, http};
 pub use issuer::{Issuer, TokenBuilder};
+pub use own_redis::OwnRedis;
 pub use proxy::Proxy;
 pub use rabbit::{test_rabbit, test_vhost};
 pub use stores::{Store, Stores, test_kafka, test_redis};

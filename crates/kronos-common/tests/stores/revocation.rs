@@ -7,7 +7,8 @@ use kronos_common::{
     identity::{Claims, Revocation, RevocationPublisher, Revocations},
     service::Context,
 };
-use kronos_testkit::{Stores, TestDatabase, test_redis, wait_until};
+use kronos_testkit::{OwnRedis, TestDatabase, test_redis, wait_until};
+use secrecy::ExposeSecret as _;
 use sqlx::PgPool;
 
 /// One platform: a database with the table, a Redis prefix, one publisher.
@@ -21,9 +22,12 @@ struct Platform {
 
 impl Platform {
     async fn start() -> Self {
+        Self::start_on(test_redis()).await
+    }
+
+    async fn start_on(redis: Redis) -> Self {
         let database = TestDatabase::create().await;
         let pool = PgPool::connect(&database.url("kronos_users")).await.unwrap();
-        let redis = test_redis();
         let context = Context::detached("test");
         let publisher = RevocationPublisher::start(pool.clone(), &redis, &context).unwrap();
         Self { redis, pool, context, publisher, _database: database }
@@ -45,8 +49,7 @@ impl Platform {
     }
 
     async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        let url = Stores::get().redis.url.clone();
-        redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+        redis::Client::open(self.redis.url.expose_secret()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
     fn key(&self, suffix: &str) -> String {
@@ -193,4 +196,32 @@ async fn a_redis_that_is_away_leaves_the_service_degraded_not_dead() {
     publisher.flush().await;
     assert!(began.elapsed() < Duration::from_millis(250), "a caller is not held up: {:?}", began.elapsed());
     context.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_with_an_older_state_is_brought_up_to_date() {
+    let mut redis = OwnRedis::new();
+    redis.start();
+    let platform = Platform::start_on(redis.config()).await;
+    let old = platform.follower().await;
+    platform.revoke("ada", 1).await;
+    wait_until("the first arrives", async || old.is_revoked(&claims("ada", 0))).await;
+    let () = redis::cmd("SAVE").query_async(&mut platform.connection().await).await.unwrap();
+    platform.revoke("bob", 1).await;
+    wait_until("the second arrives", async || old.is_revoked(&claims("bob", 0))).await;
+
+    redis.kill();
+    assert!(old.is_revoked(&claims("bob", 0)), "a follower keeps what it knew");
+    platform.record(&Revocation::Subject { subject: "eve".into(), epoch: 1 }).await;
+    platform.publisher.flush().await;
+    redis.start();
+
+    wait_until("what waited arrives", async || old.is_revoked(&claims("eve", 0))).await;
+    wait_until("a new follower learns what the saved state had not", async || {
+        let context = Context::detached("follower");
+        let new = Revocations::follow(&platform.redis, &context).await.unwrap();
+        context.shutdown.cancel();
+        ["ada", "bob", "eve"].iter().all(|subject| new.is_revoked(&claims(subject, 0)))
+    })
+    .await;
 }

@@ -1,63 +1,10 @@
 //! Redis dies and comes back; the service does not.
 
-use std::{
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use kronos_common::config::Redis;
-use kronos_testkit::{http, unique, wait_until, wait_up_to};
+use kronos_testkit::{OwnRedis, http, wait_until, wait_up_to};
 
 use crate::harness::Service;
-
-/// A Redis server of this test alone, without persistence.
-struct OwnRedis {
-    port: u16,
-    folder: PathBuf,
-    process: Option<Child>,
-}
-
-impl OwnRedis {
-    fn new() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = std::env::temp_dir().join(unique("kronos-cache-test-"));
-        std::fs::create_dir(&folder).unwrap();
-        Self { port, folder, process: None }
-    }
-
-    fn start(&mut self) {
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"]);
-        command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.process = Some(command.spawn().expect("redis-server is installed"));
-    }
-
-    /// SIGKILL, to this process only.
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn config(&self) -> Redis {
-        Redis {
-            url: format!("redis://127.0.0.1:{}", self.port).into(),
-            prefix: "kronos:".into(),
-            max_connections: 4,
-            timeout_ms: 500,
-        }
-    }
-}
-
-impl Drop for OwnRedis {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
 
 async fn assert_unavailable(service: &Service) {
     let begun = Instant::now();
