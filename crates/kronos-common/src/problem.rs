@@ -253,8 +253,12 @@ impl From<sqlx::Error> for Problem {
                 .is_some_and(|code| code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "53300")),
             _ => false,
         };
+        // PostgreSQL's text cannot hold U+0000, which JSON and URLs can: that is the caller's mistake.
+        let unstorable = error.as_database_error().and_then(|error| error.code());
         if away {
             Self::unavailable("database", Duration::from_secs(2)).caused_by(error)
+        } else if matches!(unstorable.as_deref(), Some("22021" | "22P05")) {
+            Self::field("", "invalid_text", "the character U+0000 is not possible here")
         } else {
             Self::internal(error)
         }

@@ -25,12 +25,7 @@ pub struct SecurityEvent {
 impl SecurityEvent {
     /// An event about a known subject.
     pub fn about(kind: &'static str, subject: impl Into<String>, actor: Option<&str>, data: Value) -> Self {
-        Self {
-            kind,
-            subject: Some(subject.into()),
-            actor: actor.map(str::to_owned),
-            data,
-        }
+        Self { kind, subject: Some(subject.into()), actor: actor.map(str::to_owned), data }
     }
 }
 
@@ -87,11 +82,7 @@ pub fn canonical(
 
 /// The hash of a row.
 pub fn link(prev_hash: &[u8], canonical: &[u8]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update(prev_hash)
-        .chain_update(canonical)
-        .finalize()
-        .into()
+    Sha256::new().chain_update(prev_hash).chain_update(canonical).finalize().into()
 }
 
 /// The sequence of the first entry that does not follow from the one before it, if any. `entries` are consecutive.

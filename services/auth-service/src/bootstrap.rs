@@ -41,10 +41,7 @@ impl Bootstrap {
         let bootstrap: Self = serde_json::from_str(text).context("it is not the JSON that is expected")?;
         for (id, client) in &bootstrap.clients {
             let length = client.secret.expose_secret().len();
-            ensure!(
-                length >= SHORTEST_SECRET,
-                "the secret of {id} has fewer than {SHORTEST_SECRET} characters"
-            );
+            ensure!(length >= SHORTEST_SECRET, "the secret of {id} has fewer than {SHORTEST_SECRET} characters");
             ensure!(
                 client.permissions.is_some() || catalogue::find(id).is_some(),
                 "{id} is not in the catalogue: name its permissions"
@@ -62,9 +59,7 @@ impl Bootstrap {
 /// # Errors
 /// The file or the database.
 pub(crate) async fn run(pool: &PgPool, file: &Path) -> anyhow::Result<()> {
-    let text = tokio::fs::read_to_string(file)
-        .await
-        .with_context(|| format!("read {}", file.display()))?;
+    let text = tokio::fs::read_to_string(file).await.with_context(|| format!("read {}", file.display()))?;
     let bootstrap = Bootstrap::parse(&text).with_context(|| format!("read {}", file.display()))?;
     let now = Utc::now();
     let mut transaction = pool.begin().await?;
@@ -76,11 +71,7 @@ pub(crate) async fn run(pool: &PgPool, file: &Path) -> anyhow::Result<()> {
         let known = catalogue::find(id);
         let permissions = match (&client.permissions, known) {
             (Some(permissions), _) => permissions.clone(),
-            (None, Some(known)) => known
-                .permissions
-                .iter()
-                .map(|permission| (*permission).to_owned())
-                .collect(),
+            (None, Some(known)) => known.permissions.iter().map(|permission| (*permission).to_owned()).collect(),
             (None, None) => Vec::new(),
         };
         let row = NewClient {

@@ -10,11 +10,7 @@ pub struct KnownClient {
 }
 
 const fn known(client_id: &'static str, name: &'static str, permissions: &'static [&'static str]) -> KnownClient {
-    KnownClient {
-        client_id,
-        name,
-        permissions,
-    }
+    KnownClient { client_id, name, permissions }
 }
 
 /// All of them.
@@ -37,53 +33,20 @@ pub const KNOWN_CLIENTS: &[KnownClient] = &[
     known(
         "ouranos-crm",
         "Ouranos CRM",
-        &[
-            "access:check",
-            "tokens:verify",
-            "users:read",
-            "users:write",
-            "roles:read",
-            "grants:read",
-        ],
+        &["access:check", "tokens:verify", "users:read", "users:write", "roles:read", "grants:read"],
     ),
     known(
         "ouranos-desk",
         "Ouranos Desk",
-        &[
-            "logs:read",
-            "access:check",
-            "users:read",
-            "messages:publish",
-            "messages:subscribe",
-        ],
+        &["logs:read", "access:check", "users:read", "messages:publish", "messages:subscribe"],
     ),
-    known(
-        "gaia",
-        "Gaia",
-        &["logs:read", "logs:write", "messages:publish", "messages:subscribe"],
-    ),
+    known("gaia", "Gaia", &["logs:read", "logs:write", "messages:publish", "messages:subscribe"]),
     known(
         "hephaistos",
         "Héphaïstos",
-        &[
-            "access:check",
-            "messages:publish",
-            "messages:subscribe",
-            "topics:read",
-            "topics:manage",
-        ],
+        &["access:check", "messages:publish", "messages:subscribe", "topics:read", "topics:manage"],
     ),
-    known(
-        "hermes",
-        "Hermès",
-        &[
-            "access:check",
-            "users:read",
-            "grants:read",
-            "logs:read",
-            "messages:subscribe",
-        ],
-    ),
+    known("hermes", "Hermès", &["access:check", "users:read", "grants:read", "logs:read", "messages:subscribe"]),
     known("auth-service", "auth-service", &["logs:write"]),
     known("user-service", "user-service", &["credentials:write", "logs:write"]),
     known("log-service", "log-service", &["logs:write"]),

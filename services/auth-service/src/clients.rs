@@ -76,18 +76,14 @@ pub fn is_permission(text: &str) -> bool {
     let segment = |segment: &str| {
         segment == "*"
             || (segment.starts_with(|first: char| first.is_ascii_lowercase())
-                && segment
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')))
+                && segment.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')))
     };
     text.len() <= 128 && (2..=4).contains(&text.split(':').count()) && text.split(':').all(segment)
 }
 
 /// The first of `wanted` that `held` does not cover: nobody hands out what they do not have.
 pub fn first_not_held<'w>(held: &[String], wanted: &'w [String]) -> Option<&'w String> {
-    wanted
-        .iter()
-        .find(|wanted| !held.iter().any(|granted| permission_matches(granted, wanted)))
+    wanted.iter().find(|wanted| !held.iter().any(|granted| permission_matches(granted, wanted)))
 }
 
 /// The permissions of a token for `scope` (RFC 6749 section 3.3): all that the client holds, or those that it names, each of

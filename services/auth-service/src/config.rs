@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use kronos_common::config::{Http, Identity, Postgres, Rabbit, Redis, Sealing, ServiceConfig, Telemetry};
+use kronos_common::identity::LONGEST_TOKEN_LIFE_SECONDS;
 use serde::Deserialize;
 
 use crate::network::Networks;
@@ -121,22 +122,13 @@ impl Config {
             keys.active_seconds > keys.publish_seconds,
             "configuration key `keys.active_seconds`: more than keys.publish_seconds"
         );
+        ensure!((1..=3600).contains(&keys.check_seconds), "configuration key `keys.check_seconds`: 1 to 3600");
         ensure!(
-            (1..=3600).contains(&keys.check_seconds),
-            "configuration key `keys.check_seconds`: 1 to 3600"
+            (30..=LONGEST_TOKEN_LIFE_SECONDS.unsigned_abs()).contains(&tokens.access_seconds),
+            "configuration key `tokens.access_seconds`: 30 to {LONGEST_TOKEN_LIFE_SECONDS}"
         );
-        ensure!(
-            (30..=86_400).contains(&tokens.access_seconds),
-            "configuration key `tokens.access_seconds`: 30 to 86400"
-        );
-        ensure!(
-            self.passwords.queue > 0,
-            "configuration key `passwords.queue`: at least 1"
-        );
-        ensure!(
-            self.throttle.window_seconds > 0,
-            "configuration key `throttle.window_seconds`: at least 1"
-        );
+        ensure!(self.passwords.queue > 0, "configuration key `passwords.queue`: at least 1");
+        ensure!(self.throttle.window_seconds > 0, "configuration key `throttle.window_seconds`: at least 1");
         Ok(())
     }
 }

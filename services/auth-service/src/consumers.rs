@@ -32,11 +32,7 @@ async fn user_changed(app: &App, connection: &mut PgConnection, event: Event) ->
     let kind = event.type_.rsplit('.').next().unwrap_or_default();
     // Before anything is locked: the answer may take its time.
     let known = store::grants::find(&mut *connection, user_id).await?;
-    let asked = if known.is_some() && kind != "deleted" {
-        Some(app.users.grants(user_id).await)
-    } else {
-        None
-    };
+    let asked = if known.is_some() && kind != "deleted" { Some(app.users.grants(user_id).await) } else { None };
     if let Some(epoch) = data.epoch {
         store::grants::note_epoch(&mut *connection, user_id, epoch).await?;
     }

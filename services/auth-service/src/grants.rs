@@ -83,18 +83,12 @@ pub struct Decision {
 impl Decision {
     /// A yes.
     pub fn allow(why: impl Into<String>) -> Self {
-        Self {
-            allowed: true,
-            why: vec![why.into()],
-        }
+        Self { allowed: true, why: vec![why.into()] }
     }
 
     /// A no.
     pub fn deny(why: impl Into<String>) -> Self {
-        Self {
-            allowed: false,
-            why: vec![why.into()],
-        }
+        Self { allowed: false, why: vec![why.into()] }
     }
 
     /// Adds a sentence.

@@ -74,21 +74,14 @@ impl Hashing {
     /// Parameters that argon2 does not allow, or no threads.
     pub(crate) fn start(config: &config::Passwords, context: &service::Context) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.threads == 0 {
-            (cores - 1).max(1)
-        } else {
-            config.threads
-        };
+        let threads = if config.threads == 0 { (cores - 1).max(1) } else { config.threads };
         let (sender, receiver) = sync_channel(config.queue);
         let receiver = Arc::new(Mutex::new(receiver));
         let seconds = HistogramOpts::new(telemetry::PASSWORD_HASH_SECONDS, "Seconds that one password hash takes")
             .buckets(vec![0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28]);
         let seconds = context.register(Histogram::with_opts(seconds).context("describe the hash histogram")?);
-        let shed = IntCounter::new(
-            telemetry::PASSWORD_HASHES_SHED,
-            "Password hashes refused: no room or too late",
-        )
-        .context("describe the shed counter")?;
+        let shed = IntCounter::new(telemetry::PASSWORD_HASHES_SHED, "Password hashes refused: no room or too late")
+            .context("describe the shed counter")?;
         let mut hasher = Hasher::new(config)?;
         let dummy: Arc<str> = hasher.dummy()?.into();
         for index in 0..threads {
@@ -104,11 +97,7 @@ impl Hashing {
                 .context("start a hashing thread")?;
         }
         let deadline = Duration::from_millis(config.deadline_ms);
-        Ok(Self {
-            jobs: sender,
-            deadline,
-            shed: context.register(shed),
-        })
+        Ok(Self { jobs: sender, deadline, shed: context.register(shed) })
     }
 
     /// A PHC string of a new password.
@@ -135,11 +124,7 @@ impl Hashing {
         task: Task,
         answer: oneshot::Receiver<anyhow::Result<T>>,
     ) -> Result<T, HashError> {
-        let job = Job {
-            password,
-            deadline: Instant::now() + self.deadline,
-            task,
-        };
+        let job = Job { password, deadline: Instant::now() + self.deadline, task };
         match self.jobs.try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(self.refuse()),

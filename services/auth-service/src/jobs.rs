@@ -64,11 +64,7 @@ pub(crate) async fn turn_keys(pool: &PgPool, keyring: &Keyring, policy: &config:
         let event = SecurityEvent::about(kind, kid, None, json!({}));
         store::audit::record(&mut transaction, &event, now).await?;
     }
-    let known = if steps.is_empty() {
-        known
-    } else {
-        store::keys::list(&mut *transaction).await?
-    };
+    let known = if steps.is_empty() { known } else { store::keys::list(&mut *transaction).await? };
     let mut active = None;
     for key in &known {
         let Some(sealed) = store::keys::sealed_private(&mut *transaction, &key.kid).await? else {
@@ -80,17 +76,12 @@ pub(crate) async fn turn_keys(pool: &PgPool, keyring: &Keyring, policy: &config:
             store::keys::reseal(&mut transaction, &key.kid, &keyring.seal(&pkcs8, aad.as_bytes())).await?;
         }
         if key.state == State::Active {
-            let pkcs8 = keyring
-                .open(&sealed, aad.as_bytes())
-                .context("open the active signing key")?;
+            let pkcs8 = keyring.open(&sealed, aad.as_bytes()).context("open the active signing key")?;
             active = Some(SigningKey::open(&key.kid, &pkcs8)?);
         }
     }
     transaction.commit().await?;
-    Ok(Keyset {
-        active: active.context("no signing key is active")?,
-        public: keys::key_set(&known),
-    })
+    Ok(Keyset { active: active.context("no signing key is active")?, public: keys::key_set(&known) })
 }
 
 async fn apply(
@@ -104,14 +95,7 @@ async fn apply(
             let key = keys::generate()?;
             let sealed = keyring.seal(&Zeroizing::new(key.pkcs8.clone()), aad(&key.kid).as_bytes());
             store::keys::insert(connection, &key, &sealed, *state, now).await?;
-            (
-                if *state == State::Active {
-                    "key-activated"
-                } else {
-                    "key-published"
-                },
-                key.kid,
-            )
+            (if *state == State::Active { "key-activated" } else { "key-published" }, key.kid)
         }
         Step::Activate(kid) => {
             store::keys::activate(connection, kid, now).await?;

@@ -78,10 +78,8 @@ pub fn plan(keys: &[KeyRecord], policy: &config::Keys, now: DateTime<Utc>) -> Ve
             }
         }
     }
-    let retired = in_state(State::Retiring).filter(|key| {
-        key.retiring_at
-            .is_some_and(|since| now - since >= seconds(policy.retire_seconds))
-    });
+    let retired = in_state(State::Retiring)
+        .filter(|key| key.retiring_at.is_some_and(|since| now - since >= seconds(policy.retire_seconds)));
     steps.extend(retired.map(|key| Step::Remove(key.kid.clone())));
     steps
 }
@@ -101,19 +99,12 @@ pub fn generate() -> anyhow::Result<NewKey> {
     let pair = Ed25519KeyPair::generate().context("generate an Ed25519 key")?;
     let pkcs8 = pair.to_pkcs8().context("write an Ed25519 key")?.as_ref().to_vec();
     let public_key = pair.public_key().as_ref().to_vec();
-    Ok(NewKey {
-        kid: thumbprint(&public_key),
-        public_key,
-        pkcs8,
-    })
+    Ok(NewKey { kid: thumbprint(&public_key), public_key, pkcs8 })
 }
 
 /// RFC 7638, over the members that RFC 8037 section 2 names.
 fn thumbprint(public_key: &[u8]) -> String {
-    let canonical = format!(
-        r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(public_key)
-    );
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(public_key));
     URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
 }
 
@@ -125,9 +116,7 @@ pub fn key_set(keys: &[KeyRecord]) -> JwkSet {
             "kid": key.kid, "alg": ALGORITHM, "use": "sig",
         })
     };
-    JwkSet {
-        keys: keys.iter().filter(|key| key.state != State::Removed).map(jwk).collect(),
-    }
+    JwkSet { keys: keys.iter().filter(|key| key.state != State::Removed).map(jwk).collect() }
 }
 
 /// The key that signs, opened.
@@ -147,11 +136,7 @@ impl SigningKey {
     pub fn open(kid: &str, pkcs8: &[u8]) -> anyhow::Result<Self> {
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|error| anyhow::anyhow!("read signing key: {error}"))?;
         let header = json!({ "alg": ALGORITHM, "typ": "at+jwt", "kid": kid }).to_string();
-        Ok(Self {
-            kid: kid.to_owned(),
-            header: URL_SAFE_NO_PAD.encode(header).into(),
-            pair: Arc::new(pair),
-        })
+        Ok(Self { kid: kid.to_owned(), header: URL_SAFE_NO_PAD.encode(header).into(), pair: Arc::new(pair) })
     }
 
     /// A signed token (RFC 7515 compact form).

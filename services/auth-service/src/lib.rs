@@ -94,10 +94,8 @@ impl FromRef<App> for Verifier {
 /// A setting that cannot be, a taken port, a database that is away for too long or not migrated.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let http = config.http.clone();
-    service::start("auth-service", &http, |context| async move {
-        App::connect(config, context).await.map(App::router)
-    })
-    .await
+    service::start("auth-service", &http, |context| async move { App::connect(config, context).await.map(App::router) })
+        .await
 }
 
 impl App {
@@ -110,12 +108,8 @@ impl App {
         let redis = redis::connect(&config.redis, &context).await?;
         let rabbit = rabbit::Connection::open(&config.rabbit, &context).await?;
 
-        let secret = jobs::refresh_secret(&pool, &keyring)
-            .await
-            .context("prepare the secret of refresh tokens")?;
-        let keyset = jobs::turn_keys(&pool, &keyring, &config.keys)
-            .await
-            .context("prepare the signing keys")?;
+        let secret = jobs::refresh_secret(&pool, &keyring).await.context("prepare the secret of refresh tokens")?;
+        let keyset = jobs::turn_keys(&pool, &keyring, &config.keys).await.context("prepare the signing keys")?;
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::with_keys(&config.identity, &JwkSet { keys: Vec::new() }, revocations.clone());
         verifier.replace_keys(&keyset.public);

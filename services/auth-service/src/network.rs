@@ -43,13 +43,8 @@ pub fn client_address(peer: IpAddr, forwarded_for: &[&str], trusted: &Networks) 
 
 /// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
-    let bare = hop
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-        .map_or(hop, |(address, _)| address);
-    bare.parse()
-        .ok()
-        .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(address, _)| address);
+    bare.parse().ok().or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// A list of networks in CIDR form, separated by commas.
@@ -60,18 +55,15 @@ pub struct Networks(Vec<(IpAddr, u8)>);
 impl Networks {
     /// Whether `address` is in one of them.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0
-            .iter()
-            .any(|(network, length)| match (network, address.to_canonical()) {
-                (IpAddr::V4(network), IpAddr::V4(address)) => {
-                    u32::from(*length) == 0 || (network.to_bits() ^ address.to_bits()) >> (32 - u32::from(*length)) == 0
-                }
-                (IpAddr::V6(network), IpAddr::V6(address)) => {
-                    u32::from(*length) == 0
-                        || (network.to_bits() ^ address.to_bits()) >> (128 - u32::from(*length)) == 0
-                }
-                _ => false,
-            })
+        self.0.iter().any(|(network, length)| match (network, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                u32::from(*length) == 0 || (network.to_bits() ^ address.to_bits()) >> (32 - u32::from(*length)) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                u32::from(*length) == 0 || (network.to_bits() ^ address.to_bits()) >> (128 - u32::from(*length)) == 0
+            }
+            _ => false,
+        })
     }
 }
 
@@ -87,9 +79,7 @@ impl TryFrom<String> for Networks {
                 let address: IpAddr = address.parse().map_err(|_| format!("{item} is not a network"))?;
                 let longest = if address.is_ipv4() { 32 } else { 128 };
                 let length = length.parse().ok().filter(|length| *length <= longest);
-                length
-                    .map(|length| (address, length))
-                    .ok_or_else(|| format!("{item} has no length up to {longest}"))
+                length.map(|length| (address, length)).ok_or_else(|| format!("{item} has no length up to {longest}"))
             })
             .collect::<Result<_, _>>()
             .map(Self)

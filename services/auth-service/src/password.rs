@@ -22,11 +22,7 @@ pub fn check_new(password: &str, min_length: usize) -> Option<FieldError> {
         let detail = format!("at least {min_length} characters");
         Some(FieldError::new("/password", "too_short", detail))
     } else if password.len() > MAX_BYTES {
-        Some(FieldError::new(
-            "/password",
-            "too_long",
-            format!("at most {MAX_BYTES} bytes"),
-        ))
+        Some(FieldError::new("/password", "too_long", format!("at most {MAX_BYTES} bytes")))
     } else {
         None
     }
@@ -44,17 +40,9 @@ impl Hasher {
     /// # Errors
     /// Parameters that argon2 does not allow.
     pub fn new(config: &config::Passwords) -> anyhow::Result<Self> {
-        let params = Params::new(
-            config.memory_kib,
-            config.iterations,
-            config.parallelism,
-            Some(OUTPUT_BYTES),
-        )
-        .map_err(|error| anyhow::anyhow!("configuration section `passwords`: {error}"))?;
-        Ok(Self {
-            memory: vec![Block::default(); params.block_count()],
-            params,
-        })
+        let params = Params::new(config.memory_kib, config.iterations, config.parallelism, Some(OUTPUT_BYTES))
+            .map_err(|error| anyhow::anyhow!("configuration section `passwords`: {error}"))?;
+        Ok(Self { memory: vec![Block::default(); params.block_count()], params })
     }
 
     /// A PHC string with a new random salt.
@@ -81,10 +69,7 @@ impl Hasher {
     /// A string that is no argon2id hash.
     pub fn verify(&mut self, password: &[u8], phc: &str) -> anyhow::Result<bool> {
         let phc = PasswordHash::new(phc).map_err(|error| anyhow::anyhow!("read PHC string: {error}"))?;
-        anyhow::ensure!(
-            phc.algorithm == Algorithm::Argon2id.ident(),
-            "the stored hash is not argon2id"
-        );
+        anyhow::ensure!(phc.algorithm == Algorithm::Argon2id.ident(), "the stored hash is not argon2id");
         let params = Params::try_from(&phc).map_err(|error| anyhow::anyhow!("read PHC parameters: {error}"))?;
         let salt = phc.salt.context("the stored hash has no salt")?;
         let expected = phc.hash.context("the stored hash is empty")?;
@@ -116,10 +101,7 @@ impl Hasher {
             self.memory.resize(blocks, Block::default());
         }
         let mut output = vec![0; length];
-        let memory = self
-            .memory
-            .get_mut(..blocks)
-            .context("memory was just made long enough")?;
+        let memory = self.memory.get_mut(..blocks).context("memory was just made long enough")?;
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone())
             .hash_password_into_with_memory(password, salt, &mut output, memory)
             .map_err(|error| anyhow::anyhow!("argon2: {error}"))?;

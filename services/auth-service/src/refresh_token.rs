@@ -31,9 +31,7 @@ pub struct Codec {
 impl Codec {
     /// A codec under a secret of at least 32 random bytes.
     pub fn new(secret: &[u8]) -> Self {
-        Self {
-            mac: Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"),
-        }
+        Self { mac: Hmac::new_from_slice(secret).expect("HMAC takes a key of any length") }
     }
 
     /// The token on the wire.

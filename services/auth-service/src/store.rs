@@ -10,6 +10,11 @@ pub(crate) mod throttle;
 
 use sqlx::PgConnection;
 
+/// Whether a text can be in a row at all: PostgreSQL's text has no U+0000, and nobody is looked up by it.
+fn is_storable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
 /// Locks that make instances take turns; held until the end of the transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Turn {
@@ -23,9 +28,6 @@ pub(crate) async fn take_turn(connection: &mut PgConnection, turn: Turn) -> sqlx
         Turn::Keys => "auth-service.keys",
         Turn::Bootstrap => "auth-service.bootstrap",
     };
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))")
-        .bind(name)
-        .execute(connection)
-        .await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))").bind(name).execute(connection).await?;
     Ok(())
 }

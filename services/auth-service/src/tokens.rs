@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use kronos_common::{
     config::Identity,
     identity::{Claims, JwkSet, Verifier},
-    problem::Problem,
 };
 use uuid::Uuid;
 
@@ -64,15 +63,7 @@ impl Subject {
 
     /// A client that speaks for itself.
     pub(crate) fn client(client_id: String, permissions: Vec<String>, epoch: i64) -> Self {
-        Self {
-            sub: client_id.clone(),
-            client_id,
-            sid: None,
-            username: None,
-            roles: Vec::new(),
-            permissions,
-            epoch,
-        }
+        Self { sub: client_id.clone(), client_id, sid: None, username: None, roles: Vec::new(), permissions, epoch }
     }
 }
 
@@ -128,17 +119,6 @@ impl Issuer {
     /// The token with which this service calls others.
     pub(crate) fn issue_own(&self, now: DateTime<Utc>) -> String {
         let permissions = OWN_PERMISSIONS.map(str::to_owned).to_vec();
-        self.issue(
-            Subject::client(OWN_CLIENT.to_owned(), permissions, now.timestamp_millis()),
-            now,
-        )
-    }
-
-    /// Verifies a token of this platform.
-    ///
-    /// # Errors
-    /// As [`Verifier::verify`].
-    pub(crate) async fn verify(&self, token: &str) -> Result<Arc<Claims>, Problem> {
-        self.0.verifier.verify(token).await
+        self.issue(Subject::client(OWN_CLIENT.to_owned(), permissions, now.timestamp_millis()), now)
     }
 }

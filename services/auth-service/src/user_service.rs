@@ -152,14 +152,8 @@ fn log_absence(error: &ClientError) {
     // Away is expected and degrades; anything else is a mistake of configuration or contract.
     let text = format!("{:#}", anyhow::anyhow!("{error}"));
     if error.is_away() {
-        tracing::warn!(
-            error = text,
-            "user-service does not answer, going by what was last known"
-        );
+        tracing::warn!(error = text, "user-service does not answer, going by what was last known");
     } else {
-        tracing::error!(
-            error = text,
-            "user-service answers unexpectedly, going by what was last known"
-        );
+        tracing::error!(error = text, "user-service answers unexpectedly, going by what was last known");
     }
 }

@@ -45,9 +45,7 @@ pub(crate) async fn create(app: &App, caller: &Caller, new: NewRegistration) -> 
     };
     let mut transaction = app.pool.begin().await?;
     let taken = Problem::conflict("client_exists", "there is a client of this id: choose another one");
-    let client = store::clients::insert(&mut transaction, &row)
-        .await
-        .on_constraint("clients_pkey", taken)?;
+    let client = store::clients::insert(&mut transaction, &row).await.on_constraint("clients_pkey", taken)?;
     let data = json!({ "permissions": client.permissions });
     let event = SecurityEvent::about("client-created", client_id, Some(caller.subject()), data);
     store::audit::record(&mut transaction, &event, now).await?;
@@ -73,16 +71,9 @@ pub(crate) async fn rotate_secret(
     must_hold(caller, &client.permissions)?;
     let secret = new_secret();
     let until = Some(now + overlap).filter(|_| overlap > TimeDelta::zero());
-    let epoch = if until.is_some() {
-        client.epoch
-    } else {
-        next_epoch(now, Some(client.epoch))
-    };
+    let epoch = if until.is_some() { client.epoch } else { next_epoch(now, Some(client.epoch)) };
     store::clients::rotate_secret(&mut transaction, client_id, &hash_secret(&secret), until, epoch).await?;
-    let revocation = Revocation::Client {
-        client_id: client_id.to_owned(),
-        epoch,
-    };
+    let revocation = Revocation::Client { client_id: client_id.to_owned(), epoch };
     RevocationPublisher::in_transaction(&mut transaction, &revocation).await?;
     let data = json!({ "overlapSeconds": overlap.num_seconds() });
     let event = SecurityEvent::about("client-secret-rotated", client_id, Some(caller.subject()), data);
@@ -103,10 +94,7 @@ pub(crate) async fn delete(app: &App, caller: &Caller, client_id: &str) -> Resul
     let client = client.ok_or_else(|| Problem::not_found("client"))?;
     store::clients::delete(&mut transaction, client_id).await?;
     let epoch = next_epoch(now, Some(client.epoch));
-    let revocation = Revocation::Client {
-        client_id: client_id.to_owned(),
-        epoch,
-    };
+    let revocation = Revocation::Client { client_id: client_id.to_owned(), epoch };
     RevocationPublisher::in_transaction(&mut transaction, &revocation).await?;
     let event = SecurityEvent::about("client-deleted", client_id, Some(caller.subject()), json!({}));
     store::audit::record(&mut transaction, &event, now).await?;
@@ -156,9 +144,7 @@ pub(crate) async fn client_credentials(
 fn must_hold(caller: &Caller, permissions: &[String]) -> Result<(), Problem> {
     match first_not_held(&caller.claims.permissions, permissions) {
         None => Ok(()),
-        Some(missing) => Err(Problem::forbidden(format!(
-            "you cannot hand out {missing}, which you do not hold"
-        ))),
+        Some(missing) => Err(Problem::forbidden(format!("you cannot hand out {missing}, which you do not hold"))),
     }
 }
 

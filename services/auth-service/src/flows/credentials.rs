@@ -28,10 +28,7 @@ pub(crate) struct Put {
 /// # Errors
 /// 422 for a password that is too short; 409 if the name is being given to another user at this moment.
 pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem> {
-    let weak = put
-        .password
-        .as_ref()
-        .and_then(|new| password::check_new(new.expose_secret(), app.password_min_length));
+    let weak = put.password.as_ref().and_then(|new| password::check_new(new.expose_secret(), app.password_min_length));
     if let Some(error) = weak {
         return Err(Problem::invalid(vec![error]));
     }
@@ -42,11 +39,7 @@ pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem>
         (Some(password), None) => Some(app.hashing.hash(password).await?),
         (Some(password), Some(phc)) => {
             let verified = app.hashing.verify(password.clone(), Some(phc)).await?;
-            if verified.correct {
-                None
-            } else {
-                Some(app.hashing.hash(password).await?)
-            }
+            if verified.correct { None } else { Some(app.hashing.hash(password).await?) }
         }
     };
     let key = username_key(&put.username);
@@ -62,15 +55,8 @@ pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem>
         email: &put.email,
         password_phc: password_phc.as_deref(),
     };
-    let taken = || {
-        Problem::conflict(
-            "username_taken",
-            "the username was just given to another user: try again",
-        )
-    };
-    store::credentials::put(&mut transaction, &new)
-        .await
-        .on_constraint("credentials_username_key", taken())?;
+    let taken = || Problem::conflict("username_taken", "the username was just given to another user: try again");
+    store::credentials::put(&mut transaction, &new).await.on_constraint("credentials_username_key", taken())?;
     if had_password && password_phc.is_some() {
         ended.extend(sessions::end_all(&mut transaction, put.user_id, "password-changed").await?);
     }

@@ -43,19 +43,14 @@ pub(crate) async fn login(app: &App, login: Login) -> Result<TokenPair, Problem>
         return Err(Problem::too_many(wait));
     }
     let credential = store::credentials::by_username(&app.pool, &key).await?;
-    let usable = credential
-        .as_ref()
-        .filter(|credential| !credential.disabled && !login.password.expose_secret().is_empty());
+    let usable =
+        credential.as_ref().filter(|credential| !credential.disabled && !login.password.expose_secret().is_empty());
     let phc = usable.and_then(|credential| credential.password_phc.clone());
-    let verified = app
-        .hashing
-        .verify(login.password, phc.clone())
-        .await
-        .inspect_err(|error| {
-            if matches!(error, HashError::Overloaded) {
-                app.metrics.logins.with_label_values(&["overloaded"]).inc();
-            }
-        })?;
+    let verified = app.hashing.verify(login.password, phc.clone()).await.inspect_err(|error| {
+        if matches!(error, HashError::Overloaded) {
+            app.metrics.logins.with_label_values(&["overloaded"]).inc();
+        }
+    })?;
     let user_id = credential.as_ref().map(|credential| credential.user_id);
     let Some(credential) = credential.filter(|_| verified.correct) else {
         return Err(refuse(app, &attempt, user_id).await?);
@@ -109,10 +104,7 @@ async fn begin_session(
     app.metrics.tokens.with_label_values(&["login"]).inc();
     Ok(Some(TokenPair {
         access_token: app.issuer.issue(Subject::user(grants, session.id, LOGIN_CLIENT), now),
-        refresh_token: app.refresh_tokens.encode(RefreshToken {
-            family: session.id,
-            generation: 0,
-        }),
+        refresh_token: app.refresh_tokens.encode(RefreshToken { family: session.id, generation: 0 }),
         token_type: "Bearer",
         expires_in: app.issuer.access_seconds(),
     }))
@@ -123,20 +115,12 @@ async fn refuse(app: &App, attempt: &Attempt, user_id: Option<Uuid>) -> Result<P
     app.throttle.failed(attempt).await;
     app.metrics.logins.with_label_values(&["failed"]).inc();
     let subject = user_id.map(|user_id| user_id.to_string());
-    let event = SecurityEvent {
-        kind: "login-failed",
-        subject,
-        actor: None,
-        data: json!({}),
-    };
+    let event = SecurityEvent { kind: "login-failed", subject, actor: None, data: json!({}) };
     let mut transaction = app.pool.begin().await?;
     store::audit::record(&mut transaction, &event, Utc::now()).await?;
     transaction.commit().await?;
     app.relay.wake();
-    Ok(Problem::unauthorized(
-        "invalid_credentials",
-        "the username or the password is wrong",
-    ))
+    Ok(Problem::unauthorized("invalid_credentials", "the username or the password is wrong"))
 }
 
 fn seconds(seconds: u64) -> TimeDelta {

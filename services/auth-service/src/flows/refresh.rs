@@ -24,9 +24,7 @@ const ATTEMPTS: usize = 4;
 pub(crate) async fn refresh(app: &App, text: &str) -> Result<TokenPair, Problem> {
     let token = app.refresh_tokens.decode(text).ok_or_else(invalid)?;
     for _ in 0..ATTEMPTS {
-        let session = store::sessions::find(&app.pool, token.family)
-            .await?
-            .ok_or_else(invalid)?;
+        let session = store::sessions::find(&app.pool, token.family).await?.ok_or_else(invalid)?;
         let now = Utc::now();
         let grace = TimeDelta::seconds(i64::try_from(app.tokens.refresh_grace_seconds).unwrap_or(0));
         let next = match judge(token.generation, &session.family(), now, grace) {
@@ -51,23 +49,15 @@ pub(crate) async fn refresh(app: &App, text: &str) -> Result<TokenPair, Problem>
             }
         }
         app.metrics.tokens.with_label_values(&["refresh"]).inc();
-        let successor = RefreshToken {
-            family: session.id,
-            generation: next.unsigned_abs(),
-        };
+        let successor = RefreshToken { family: session.id, generation: next.unsigned_abs() };
         return Ok(TokenPair {
-            access_token: app
-                .issuer
-                .issue(Subject::user(grants, session.id, &session.client_id), now),
+            access_token: app.issuer.issue(Subject::user(grants, session.id, &session.client_id), now),
             refresh_token: app.refresh_tokens.encode(successor),
             token_type: "Bearer",
             expires_in: app.issuer.access_seconds(),
         });
     }
-    Err(Problem::conflict(
-        "refresh_conflict",
-        "the session is being refreshed by others: use the newest refresh token",
-    ))
+    Err(Problem::conflict("refresh_conflict", "the session is being refreshed by others: use the newest refresh token"))
 }
 
 async fn end_reused(app: &App, session: &Session) -> Result<(), Problem> {
@@ -83,8 +73,5 @@ async fn end_reused(app: &App, session: &Session) -> Result<(), Problem> {
 }
 
 fn invalid() -> Problem {
-    Problem::unauthorized(
-        "invalid_refresh_token",
-        "the refresh token is not good any more: log in again",
-    )
+    Problem::unauthorized("invalid_refresh_token", "the refresh token is not good any more: log in again")
 }

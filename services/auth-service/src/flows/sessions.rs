@@ -27,18 +27,12 @@ pub(crate) async fn end(
         return Ok(false);
     }
     revoke(&mut transaction, &[id]).await?;
-    let subject = store::sessions::find(&mut *transaction, id)
-        .await?
-        .map(|session| session.user_id.to_string());
+    let subject = store::sessions::find(&mut *transaction, id).await?.map(|session| session.user_id.to_string());
     if let Some(cause) = cause {
         store::audit::record(&mut transaction, &cause, now).await?;
     }
-    let event = SecurityEvent {
-        kind: "session-ended",
-        subject,
-        actor: None,
-        data: json!({ "session": id, "reason": reason }),
-    };
+    let event =
+        SecurityEvent { kind: "session-ended", subject, actor: None, data: json!({ "session": id, "reason": reason }) };
     store::audit::record(&mut transaction, &event, now).await?;
     transaction.commit().await?;
     after_commit(app, &[id]).await;

@@ -66,10 +66,7 @@ pub(super) async fn verify_token(
     Json(body): Json<VerifyRequest>,
 ) -> Json<VerifiedToken> {
     let Ok(claims) = app.verifier.verify(&body.token).await else {
-        return Json(VerifiedToken {
-            active: false,
-            details: None,
-        });
+        return Json(VerifiedToken { active: false, details: None });
     };
     let details = TokenDetails {
         subject: claims.sub.clone(),
@@ -80,10 +77,7 @@ pub(super) async fn verify_token(
         session: claims.sid.clone(),
         expires_at: DateTime::from_timestamp(claims.exp, 0).unwrap_or_default(),
     };
-    Json(VerifiedToken {
-        active: true,
-        details: Some(details),
-    })
+    Json(VerifiedToken { active: true, details: Some(details) })
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -112,7 +106,7 @@ impl TryFrom<String> for Name {
     type Error = &'static str;
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        if (1..=256).contains(&text.chars().count()) {
+        if (1..=256).contains(&text.chars().count()) && !text.contains(char::is_control) {
             Ok(Self(text))
         } else {
             Err("1 to 256 characters")
@@ -151,13 +145,7 @@ pub(super) async fn check_access(
     let decision = match (client, Uuid::parse_str(subject)) {
         (Some(client), _) => judge_global("the client", &client.permissions, permission),
         (None, Ok(user_id)) => {
-            app.users
-                .check(
-                    user_id,
-                    permission,
-                    body.resource.as_ref().map(|resource| resource.0.as_str()),
-                )
-                .await?
+            app.users.check(user_id, permission, body.resource.as_ref().map(|resource| resource.0.as_str())).await?
         }
         (None, Err(_)) => Decision::deny("there is no such subject"),
     };

@@ -40,14 +40,8 @@ impl TryFrom<String> for ClientId {
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
         let good = (3..=64).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-        if good {
-            Ok(Self(text))
-        } else {
-            Err("3 to 64 letters, digits, points, hyphens or underscores")
-        }
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if good { Ok(Self(text)) } else { Err("3 to 64 letters, digits, points, hyphens or underscores") }
     }
 }
 
@@ -62,11 +56,7 @@ impl TryFrom<String> for ChosenSecret {
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
         let good = (SHORTEST_SECRET..=LONGEST_SECRET).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if good {
-            Ok(Self(text))
-        } else {
-            Err("28 to 256 random ASCII characters")
-        }
+        if good { Ok(Self(text)) } else { Err("28 to 256 random ASCII characters") }
     }
 }
 
@@ -80,11 +70,7 @@ impl TryFrom<String> for ClientName {
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
         let good = (1..=100).contains(&text.chars().count()) && !text.contains(char::is_control);
-        if good {
-            Ok(Self(text))
-        } else {
-            Err("1 to 100 characters")
-        }
+        if good { Ok(Self(text)) } else { Err("1 to 100 characters") }
     }
 }
 
@@ -98,11 +84,7 @@ impl TryFrom<String> for GrantedPermission {
     type Error = &'static str;
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        if is_permission(&text) {
-            Ok(Self(text))
-        } else {
-            Err("resource:action, `*` for any one of them")
-        }
+        if is_permission(&text) { Ok(Self(text)) } else { Err("resource:action, `*` for any one of them") }
     }
 }
 
@@ -166,9 +148,7 @@ pub(super) async fn list_clients(
 ) -> Result<Json<Page<Client>>> {
     let after = query.cursor.map(|cursor| cursor.decode()).transpose()?;
     let rows = store::clients::list(&app.pool, after, query.limit.fetch()).await?;
-    Ok(Json(Page::new(rows, query.limit, |client| {
-        (client.created_at, client.client_id.clone())
-    })))
+    Ok(Json(Page::new(rows, query.limit, |client| (client.created_at, client.client_id.clone()))))
 }
 
 /// Makes a client.
@@ -268,20 +248,9 @@ pub(super) async fn rotate_client_secret(
     Json(body): Json<RotateSecret>,
 ) -> Result<Response> {
     if body.overlap_seconds > LONGEST_OVERLAP_SECONDS {
-        return Err(Problem::field(
-            "/overlapSeconds",
-            "too_large",
-            format!("at most {LONGEST_OVERLAP_SECONDS}"),
-        ));
+        return Err(Problem::field("/overlapSeconds", "too_large", format!("at most {LONGEST_OVERLAP_SECONDS}")));
     }
     let overlap = TimeDelta::seconds(i64::from(body.overlap_seconds));
     let client_secret = rotate_secret(&app, &allowed.caller, &client_id, overlap).await?;
-    Ok((
-        NO_STORE,
-        Json(NewSecret {
-            client_id,
-            client_secret,
-        }),
-    )
-        .into_response())
+    Ok((NO_STORE, Json(NewSecret { client_id, client_secret })).into_response())
 }

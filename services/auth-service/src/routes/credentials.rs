@@ -23,7 +23,7 @@ impl TryFrom<String> for Username {
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
         let length = text.chars().count();
-        if !text.trim().is_empty() && length <= 254 {
+        if !text.trim().is_empty() && length <= 254 && !text.contains(char::is_control) {
             Ok(Self(text))
         } else {
             Err("1 to 254 characters, not all blank")
@@ -41,15 +41,11 @@ impl TryFrom<String> for Email {
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
         let good = text.chars().count() <= 320
-            && !text.contains(char::is_whitespace)
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
             && text
                 .split_once('@')
                 .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !domain.contains('@'));
-        if good {
-            Ok(Self(text))
-        } else {
-            Err("an e-mail address of at most 320 characters")
-        }
+        if good { Ok(Self(text)) } else { Err("an e-mail address of at most 320 characters") }
     }
 }
 

@@ -36,11 +36,7 @@ impl TryFrom<String> for LoginName {
     type Error = &'static str;
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        if text.chars().count() <= 254 {
-            Ok(Self(text))
-        } else {
-            Err("at most 254 characters")
-        }
+        if text.chars().count() <= 254 { Ok(Self(text)) } else { Err("at most 254 characters") }
     }
 }
 
@@ -54,11 +50,7 @@ impl TryFrom<String> for Password {
     type Error = &'static str;
 
     fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        if text.len() <= MAX_BYTES {
-            Ok(Self(text.into()))
-        } else {
-            Err("at most 1024 bytes")
-        }
+        if text.len() <= MAX_BYTES { Ok(Self(text.into())) } else { Err("at most 1024 bytes") }
     }
 }
 
@@ -92,12 +84,8 @@ pub(super) struct RefreshRequest {
     )
 )]
 pub(super) async fn log_in(State(app): State<App>, origin: Origin, Json(body): Json<LoginRequest>) -> Result<Response> {
-    let attempt = Login {
-        username: body.username.0,
-        password: body.password.0,
-        network: origin.network,
-        device: origin.device,
-    };
+    let attempt =
+        Login { username: body.username.0, password: body.password.0, network: origin.network, device: origin.device };
     Ok((NO_STORE, Json(login(&app, attempt).await?)).into_response())
 }
 

@@ -107,19 +107,13 @@ async fn answer(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnsw
             let token = form.refresh_token.as_deref();
             let token = token.ok_or_else(|| bad_request("invalid_request", "refresh_token is missing"))?;
             // Refresh tokens are given to the public login client alone, which has no secret to show.
-            if form
-                .client_id
-                .as_deref()
-                .is_some_and(|client_id| client_id != LOGIN_CLIENT)
-            {
+            if form.client_id.as_deref().is_some_and(|client_id| client_id != LOGIN_CLIENT) {
                 return Err(bad_request("invalid_grant", "the refresh token is not this client's"));
             }
-            let pair = refresh::refresh(app, token)
-                .await
-                .map_err(|problem| match problem.status() {
-                    StatusCode::UNAUTHORIZED | StatusCode::CONFLICT => bad_request("invalid_grant", problem.detail()),
-                    _ => problem,
-                })?;
+            let pair = refresh::refresh(app, token).await.map_err(|problem| match problem.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::CONFLICT => bad_request("invalid_grant", problem.detail()),
+                _ => problem,
+            })?;
             Ok(TokenAnswer {
                 access_token: pair.access_token,
                 token_type: pair.token_type,
@@ -137,18 +131,11 @@ async fn answer(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnsw
 }
 
 fn read_form(headers: &HeaderMap, body: &[u8]) -> Result<TokenRequest, Problem> {
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         let detail = "send the body as `Content-Type: application/x-www-form-urlencoded`";
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            detail,
-        ));
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
     let mut form = TokenRequest::default();
     for (name, value) in form_urlencoded::parse(body) {
@@ -169,34 +156,20 @@ fn read_form(headers: &HeaderMap, body: &[u8]) -> Result<TokenRequest, Problem> 
 
 fn read_client(headers: &HeaderMap, form: &TokenRequest) -> Result<Shown, Problem> {
     match headers.get(header::AUTHORIZATION) {
-        Some(_) if form.client_secret.is_some() => Err(bad_request(
-            "invalid_request",
-            "show the secret once: in the header or in the form",
-        )),
+        Some(_) if form.client_secret.is_some() => {
+            Err(bad_request("invalid_request", "show the secret once: in the header or in the form"))
+        }
         Some(value) => {
-            let shown = value
-                .to_str()
-                .ok()
-                .and_then(read_basic)
-                .ok_or_else(|| invalid_client(true))?;
-            if form
-                .client_id
-                .as_ref()
-                .is_some_and(|client_id| *client_id != shown.client_id)
-            {
-                return Err(bad_request(
-                    "invalid_request",
-                    "the header and the form name different clients",
-                ));
+            let shown = value.to_str().ok().and_then(read_basic).ok_or_else(|| invalid_client(true))?;
+            if form.client_id.as_ref().is_some_and(|client_id| *client_id != shown.client_id) {
+                return Err(bad_request("invalid_request", "the header and the form name different clients"));
             }
             Ok(shown)
         }
         None => match (&form.client_id, &form.client_secret) {
-            (Some(client_id), Some(secret)) => Ok(Shown {
-                client_id: client_id.clone(),
-                secrets: vec![secret.clone()],
-                basic: false,
-            }),
+            (Some(client_id), Some(secret)) => {
+                Ok(Shown { client_id: client_id.clone(), secrets: vec![secret.clone()], basic: false })
+            }
             _ => Err(invalid_client(true)),
         },
     }
@@ -211,18 +184,12 @@ fn read_basic(value: &str) -> Option<Shown> {
     let (client_id, secret) = text.split_once(':')?;
     let mut secrets = vec![secret.to_owned()];
     secrets.extend(form_decode(secret).filter(|decoded| decoded != secret));
-    Some(Shown {
-        client_id: form_decode(client_id)?,
-        secrets,
-        basic: true,
-    })
+    Some(Shown { client_id: form_decode(client_id)?, secrets, basic: true })
 }
 
 /// One form-encoded value.
 fn form_decode(text: &str) -> Option<String> {
-    form_urlencoded::parse(text.replace(['&', '='], "").as_bytes())
-        .next()
-        .map(|(name, _)| name.into_owned())
+    form_urlencoded::parse(text.replace(['&', '='], "").as_bytes()).next().map(|(name, _)| name.into_owned())
 }
 
 fn explain(refusal: TokenRefusal, basic: bool) -> Problem {
@@ -244,11 +211,8 @@ fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
 
 /// The same for an unknown client and a wrong secret.
 fn invalid_client(basic: bool) -> Problem {
-    let problem = Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "invalid_client",
-        "the client is unknown, or its secret is wrong",
-    );
+    let problem =
+        Problem::new(StatusCode::UNAUTHORIZED, "invalid_client", "the client is unknown, or its secret is wrong");
     if basic {
         let challenge = HeaderValue::from_static("Basic realm=\"kronos\", charset=\"UTF-8\"");
         problem.with_header(header::WWW_AUTHENTICATE, challenge)
@@ -259,10 +223,7 @@ fn invalid_client(basic: bool) -> Problem {
 
 /// The problem's own answer, with the members of RFC 6749 in its body.
 fn refuse(problem: Problem, headers: &HeaderMap) -> Response {
-    let mut wanted = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|accept| accept.to_str().ok());
+    let mut wanted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let media_type = if wanted.any(|accept| accept.contains("application/json")) {
         "application/json"
     } else {
@@ -274,11 +235,7 @@ fn refuse(problem: Problem, headers: &HeaderMap) -> Response {
         status if status.is_server_error() => "temporarily_unavailable".to_owned(),
         _ => body.code.clone(),
     };
-    let body = TokenError {
-        error,
-        error_description: body.detail.clone(),
-        problem: body,
-    };
+    let body = TokenError { error, error_description: body.detail.clone(), problem: body };
     let mut response = problem.into_response();
     *response.body_mut() = Json(body).into_response().into_body();
     let headers = response.headers_mut();

@@ -24,14 +24,7 @@ pub(crate) async fn record(
         sqlx::query_as::<_, (i64, Vec<u8>)>("select sequence + 1, hash from audit_head where id = 1 for update")
             .fetch_one(&mut *connection)
             .await?;
-    let canonical = canonical(
-        sequence,
-        at,
-        event.kind,
-        event.subject.as_deref(),
-        event.actor.as_deref(),
-        &data,
-    );
+    let canonical = canonical(sequence, at, event.kind, event.subject.as_deref(), event.actor.as_deref(), &data);
     let hash = link(&prev_hash, &canonical);
     sqlx::query(
         "with head as (update audit_head set sequence = $1, hash = $9 where id = 1)

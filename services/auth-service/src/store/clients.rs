@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
+use super::is_storable;
 use crate::clients::{Client, StoredSecrets};
 
 /// What `insert` writes.
@@ -27,6 +28,9 @@ pub(crate) struct Authentication {
 }
 
 pub(crate) async fn authentication(pool: &PgPool, client_id: &str) -> sqlx::Result<Option<Authentication>> {
+    if !is_storable(client_id) {
+        return Ok(None);
+    }
     sqlx::query_as(
         "select secret_hash, previous_secret_hash, previous_valid_until, grant_types, permissions, epoch
          from clients where client_id = $1",
@@ -37,6 +41,9 @@ pub(crate) async fn authentication(pool: &PgPool, client_id: &str) -> sqlx::Resu
 }
 
 pub(crate) async fn find(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx::Result<Option<Client>> {
+    if !is_storable(client_id) {
+        return Ok(None);
+    }
     sqlx::query_as(
         "select client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at
          from clients where client_id = $1",
@@ -48,6 +55,9 @@ pub(crate) async fn find(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx
 
 /// The same, and nobody changes it until the transaction ends.
 pub(crate) async fn find_for_update(connection: &mut PgConnection, client_id: &str) -> sqlx::Result<Option<Client>> {
+    if !is_storable(client_id) {
+        return Ok(None);
+    }
     sqlx::query_as(
         "select client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at
          from clients where client_id = $1 for update",
@@ -118,9 +128,6 @@ pub(crate) async fn rotate_secret(
 }
 
 pub(crate) async fn delete(connection: &mut PgConnection, client_id: &str) -> sqlx::Result<()> {
-    sqlx::query("delete from clients where client_id = $1")
-        .bind(client_id)
-        .execute(connection)
-        .await?;
+    sqlx::query("delete from clients where client_id = $1").bind(client_id).execute(connection).await?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::is_storable;
+
 /// A row.
 #[derive(Clone, sqlx::FromRow)]
 pub(crate) struct Credential {
@@ -21,6 +23,9 @@ pub(crate) struct NewCredential<'a> {
 }
 
 pub(crate) async fn by_username(pool: &PgPool, username_key: &str) -> sqlx::Result<Option<Credential>> {
+    if !is_storable(username_key) {
+        return Ok(None);
+    }
     sqlx::query_as("select user_id, password_phc, disabled from credentials where username_key = $1")
         .bind(username_key)
         .fetch_optional(pool)
@@ -89,9 +94,6 @@ pub(crate) async fn set_disabled(connection: &mut PgConnection, user_id: Uuid, d
 
 /// Whether there was one.
 pub(crate) async fn delete(connection: &mut PgConnection, user_id: Uuid) -> sqlx::Result<bool> {
-    let deleted = sqlx::query("delete from credentials where user_id = $1")
-        .bind(user_id)
-        .execute(connection)
-        .await?;
+    let deleted = sqlx::query("delete from credentials where user_id = $1").bind(user_id).execute(connection).await?;
     Ok(deleted.rows_affected() > 0)
 }

@@ -61,9 +61,6 @@ pub(crate) async fn set_disabled(executor: impl PgExecutor<'_>, user_id: Uuid, d
 }
 
 pub(crate) async fn delete(executor: impl PgExecutor<'_>, user_id: Uuid) -> sqlx::Result<()> {
-    sqlx::query("delete from grants where user_id = $1")
-        .bind(user_id)
-        .execute(executor)
-        .await?;
+    sqlx::query("delete from grants where user_id = $1").bind(user_id).execute(executor).await?;
     Ok(())
 }

@@ -18,10 +18,7 @@ pub(crate) async fn list(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyR
 
 /// The sealed private part.
 pub(crate) async fn sealed_private(executor: impl PgExecutor<'_>, kid: &str) -> sqlx::Result<Option<Vec<u8>>> {
-    sqlx::query_scalar("select sealed_private from signing_keys where kid = $1")
-        .bind(kid)
-        .fetch_one(executor)
-        .await
+    sqlx::query_scalar("select sealed_private from signing_keys where kid = $1").bind(kid).fetch_one(executor).await
 }
 
 pub(crate) async fn insert(
@@ -88,10 +85,7 @@ pub(crate) async fn reseal(connection: &mut PgConnection, kid: &str, sealed: &[u
 }
 
 pub(crate) async fn secret(executor: impl PgExecutor<'_>, name: &str) -> sqlx::Result<Option<Vec<u8>>> {
-    sqlx::query_scalar("select sealed from secrets where name = $1")
-        .bind(name)
-        .fetch_optional(executor)
-        .await
+    sqlx::query_scalar("select sealed from secrets where name = $1").bind(name).fetch_optional(executor).await
 }
 
 pub(crate) async fn put_secret(connection: &mut PgConnection, name: &str, sealed: &[u8]) -> sqlx::Result<()> {

@@ -63,11 +63,7 @@ impl Throttle {
 
     /// The counters of an attempt. The name is hashed: what is typed there may be a password.
     pub(crate) fn attempt(&self, username_key: &str, network: Network) -> Attempt {
-        let name: String = Sha256::digest(username_key)
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let name: String = Sha256::digest(username_key).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let redis = &self.0.redis;
         Attempt {
             account_network: redis.key(format_args!("auth:failures:{name}:{network}")),
@@ -77,10 +73,8 @@ impl Throttle {
 
     /// How long the attempt must wait, if it must.
     pub(crate) async fn must_wait(&self, attempt: &Attempt) -> Option<Duration> {
-        let limits = [
-            (&attempt.account_network, self.0.account_network_failures),
-            (&attempt.network, self.0.network_failures),
-        ];
+        let limits =
+            [(&attempt.account_network, self.0.account_network_failures), (&attempt.network, self.0.network_failures)];
         match self.read(attempt).await {
             Ok(counts) => limits
                 .iter()
@@ -89,10 +83,7 @@ impl Throttle {
                 .map(|(_, (_, wait))| wait)
                 .max(),
             Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "failed logins are counted on this instance alone"
-                );
+                tracing::warn!(error = format!("{error:#}"), "failed logins are counted on this instance alone");
                 let local = self.0.local.lock().unwrap_or_else(PoisonError::into_inner);
                 let now = Instant::now();
                 limits
@@ -116,33 +107,20 @@ impl Throttle {
             anyhow::Ok(())
         };
         if let Err(error) = counted.await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "a failed login is counted on this instance alone"
-            );
+            tracing::warn!(error = format!("{error:#}"), "a failed login is counted on this instance alone");
         }
     }
 
     /// Forgets the account's failures from this network; the network's own stay, or one good account would hide many guesses.
     pub(crate) async fn succeeded(&self, attempt: &Attempt) {
-        self.0
-            .local
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&attempt.account_network);
+        self.0.local.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt.account_network);
         let forgotten = async {
             let mut connection = self.0.redis.connection().await?;
-            redis::cmd("DEL")
-                .arg(&attempt.account_network)
-                .query_async::<()>(&mut connection)
-                .await?;
+            redis::cmd("DEL").arg(&attempt.account_network).query_async::<()>(&mut connection).await?;
             anyhow::Ok(())
         };
         if let Err(error) = forgotten.await {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "failed logins stay counted until their window ends"
-            );
+            tracing::debug!(error = format!("{error:#}"), "failed logins stay counted until their window ends");
         }
     }
 
@@ -155,10 +133,7 @@ impl Throttle {
         let (account, account_ms, network, network_ms): (Option<u64>, i64, Option<u64>, i64) =
             pipeline.query_async(&mut connection).await?;
         let wait = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1));
-        Ok([
-            (account.unwrap_or(0), wait(account_ms)),
-            (network.unwrap_or(0), wait(network_ms)),
-        ])
+        Ok([(account.unwrap_or(0), wait(account_ms)), (network.unwrap_or(0), wait(network_ms))])
     }
 
     fn count_locally(&self, keys: [&String; 2]) {
@@ -171,20 +146,9 @@ impl Throttle {
         for key in keys {
             match local.get_mut(key) {
                 Some(found) if found.until > now => found.failures += 1,
-                Some(found) => {
-                    *found = Local {
-                        failures: 1,
-                        until: now + self.0.window,
-                    }
-                }
+                Some(found) => *found = Local { failures: 1, until: now + self.0.window },
                 None if room => {
-                    local.insert(
-                        key.clone(),
-                        Local {
-                            failures: 1,
-                            until: now + self.0.window,
-                        },
-                    );
+                    local.insert(key.clone(), Local { failures: 1, until: now + self.0.window });
                 }
                 None => {}
             }

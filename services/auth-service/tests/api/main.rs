@@ -1,1 +1,20 @@
-fn main() {}
+//! auth-service from outside: its real listener, real PostgreSQL, Redis and RabbitMQ; user-service is played by a small server.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod attacks;
+mod audit;
+mod checks;
+mod clients;
+mod credentials;
+mod discovery;
+mod events;
+mod fake_users;
+mod harness;
+mod keys;
+mod login;
+mod network;
+mod refresh;
+mod refresh_token;
+mod sessions;
+mod throttle;
+mod token;

@@ -1,0 +1,73 @@
+//! What clients find by themselves.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::harness::{TestAuth, header};
+
+#[tokio::test]
+async fn the_key_set_has_the_signing_key_and_nothing_private() {
+    let auth = TestAuth::start().await;
+    let answer = auth.client.get("/.well-known/jwks.json").await.expect(200);
+    assert_eq!(answer.header("cache-control"), Some("public, max-age=300"));
+    let set = answer.json();
+    let key = &set["keys"][0];
+    assert_eq!(key["kid"], header(&auth.admin_token().await)["kid"]);
+    assert!(key.get("d").is_none());
+    // A library that knows nothing of us verifies a token with it.
+    let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.clone()).unwrap();
+    let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
+    rules.set_audience(&["kronos"]);
+    rules.set_issuer(&[&auth.config.identity.issuer]);
+    let token = auth.admin_token().await;
+    let key = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
+    jsonwebtoken::decode::<Value>(&token, &key, &rules).unwrap();
+}
+
+#[tokio::test]
+async fn the_metadata_names_only_what_exists() {
+    let auth = TestAuth::start().await;
+    let document = auth.client.get("/openapi.json").await.expect(200).json();
+    let paths: HashSet<&String> = document["paths"].as_object().unwrap().keys().collect();
+    for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
+        let metadata = auth.client.get(path).await.expect(200).json();
+        assert_eq!(metadata["issuer"], auth.config.identity.issuer);
+        for (name, value) in metadata.as_object().unwrap() {
+            if name.ends_with("_endpoint") || name == "jwks_uri" {
+                let path = value.as_str().unwrap().strip_prefix(&auth.config.identity.issuer).unwrap().to_owned();
+                assert!(paths.contains(&path), "{name} {value}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_but_the_public_ones_asks_for_a_token() {
+    let auth = TestAuth::start().await;
+    let public = ["/auth/login", "/auth/refresh", "/oauth/token"];
+    let document = auth.client.get("/openapi.json").await.expect(200).json();
+    let mut asked = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let is_public = public.contains(&path.as_str()) || path.starts_with("/.well-known/");
+            assert_eq!(operation.get("security").is_none(), is_public, "{method} {path}");
+            if !is_public {
+                let method = method.to_uppercase().parse().unwrap();
+                let path = path
+                    .replace("{userId}", &uuid::Uuid::nil().to_string())
+                    .replace("{id}", &uuid::Uuid::nil().to_string());
+                auth.client.request(method, &path).await.expect_problem(401, "token_missing");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked >= 12, "{asked}");
+}
+
+#[tokio::test]
+async fn it_becomes_ready_by_itself() {
+    let auth = TestAuth::start().await;
+    auth.operations().get("/ready").await.expect(200);
+    auth.stop().await;
+}

@@ -1,0 +1,121 @@
+//! Plays user-service: grants and access of users that a test makes up, and every way of not answering.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// How it behaves.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Mode {
+    Answers,
+    Fails,
+    Hangs,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeUsers {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<Known>>,
+}
+
+struct Known {
+    mode: Mode,
+    grants: HashMap<Uuid, Value>,
+    bearer: Option<String>,
+}
+
+impl FakeUsers {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let known = Known { mode: Mode::Answers, grants: HashMap::new(), bearer: None };
+        let users = Self { address: listener.local_addr().unwrap(), state: Arc::new(Mutex::new(known)) };
+        let router = Router::new()
+            .route("/users/{id}/grants", get(give_grants))
+            .route("/users/{id}/access", get(give_access))
+            .with_state(users.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        users
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.state.lock().unwrap().mode = mode;
+    }
+
+    /// Says from now on that the user holds these permissions everywhere.
+    pub(crate) fn grant(&self, user: Uuid, username: &str, permissions: &[&str], epoch: i64) {
+        let grants = json!({
+            "userId": user, "username": username, "disabled": false, "roles": ["technician"],
+            "permissions": permissions, "scoped": [], "epoch": epoch,
+        });
+        self.state.lock().unwrap().grants.insert(user, grants);
+    }
+
+    pub(crate) fn change(&self, user: Uuid, member: &str, value: Value) {
+        self.state.lock().unwrap().grants.get_mut(&user).unwrap()[member] = value;
+    }
+
+    pub(crate) fn forget(&self, user: Uuid) {
+        self.state.lock().unwrap().grants.remove(&user);
+    }
+
+    /// The token of the last request.
+    pub(crate) fn last_bearer(&self) -> Option<String> {
+        self.state.lock().unwrap().bearer.clone()
+    }
+
+    async fn find(&self, user: Uuid, headers: &HeaderMap) -> Result<Value, Response> {
+        let mode = {
+            let mut state = self.state.lock().unwrap();
+            let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
+            state.bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+            state.mode
+        };
+        match mode {
+            Mode::Answers => {}
+            Mode::Fails => return Err(StatusCode::SERVICE_UNAVAILABLE.into_response()),
+            Mode::Hangs => tokio::time::sleep(Duration::from_secs(60)).await,
+        }
+        let found = self.state.lock().unwrap().grants.get(&user).cloned();
+        found.ok_or_else(|| (StatusCode::NOT_FOUND, Json(json!({ "code": "not_found" }))).into_response())
+    }
+}
+
+async fn give_grants(State(users): State<FakeUsers>, Path(user): Path<Uuid>, headers: HeaderMap) -> Response {
+    match users.find(user, &headers).await {
+        Ok(grants) => Json(grants).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn give_access(
+    State(users): State<FakeUsers>,
+    Path(user): Path<Uuid>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let grants = match users.find(user, &headers).await {
+        Ok(grants) => grants,
+        Err(response) => return response,
+    };
+    let wanted = query["permission"].clone();
+    let holds = grants["permissions"].as_array().unwrap().iter().any(|held| held == wanted.as_str());
+    let scoped = grants["scoped"].as_array().unwrap().iter().any(|grant| {
+        grant["permission"] == wanted.as_str()
+            && grant["resource"].as_str() == query.get("resource").map(String::as_str)
+    });
+    let why = if holds || scoped { "a role grants it" } else { "no role grants it" };
+    Json(json!({ "allowed": holds || scoped, "why": [why] })).into_response()
+}
