@@ -82,6 +82,9 @@ impl Fields {
 
     fn into_record(mut self, level: Level, target: &str) -> Value {
         self.attributes.push(json!({ "key": "target", "value": { "stringValue": target } }));
+        // A batch whose answer was lost is sent again: by its own id a record is kept once.
+        let uid = uuid::Uuid::now_v7().to_string();
+        self.attributes.push(json!({ "key": "log.record.uid", "value": { "stringValue": uid } }));
         // OpenTelemetry logs data model, severity numbers.
         let (number, text) = match level {
             Level::TRACE => (1, "trace"),

@@ -30,10 +30,22 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// # Errors
 /// A malformed URL, or no answer within 60 s; the message names host and database, never the password.
 pub async fn connect(config: &config::Postgres, context: &Context) -> anyhow::Result<PgPool> {
+    connect_as(config, context, Criticality::Critical).await
+}
+
+/// As [`connect`], for a service that can work without its database for a while.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(
+    config: &config::Postgres,
+    context: &Context,
+    criticality: Criticality,
+) -> anyhow::Result<PgPool> {
     let pool = open(config, context.name)?;
     wait_for(&pool, config, context).await?;
     let checked = pool.clone();
-    context.depends_on("postgres", Criticality::Critical, move || {
+    context.depends_on("postgres", criticality, move || {
         let pool = checked.clone();
         async move {
             sqlx::query("select 1").execute(&pool).await?;
