@@ -88,7 +88,8 @@ async fn two_at_once_take_turns() {
 
 #[tokio::test]
 async fn settings_that_cannot_be_meant_are_refused_by_name() {
-    let cases: [(&str, fn(&mut Settings)); 4] = [
+    type Change = fn(&mut Settings);
+    let cases: [(&str, Change); 4] = [
         ("migrate.role_passwords.kronos_nobody", |settings| {
             settings.role_passwords.insert("kronos_nobody".to_owned(), "x".into());
         }),
