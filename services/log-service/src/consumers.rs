@@ -4,11 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
+use futures::FutureExt as _;
 use kronos_common::{
     config,
     events::{self, Subscription},
     kafka, rabbit,
-    service::Context,
+    service::{Context, Criticality},
 };
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -17,7 +18,7 @@ use rdkafka::{
     message::BorrowedMessage,
     types::RDKafkaErrorCode,
 };
-use tokio::time;
+use tokio::{net::TcpStream, time};
 
 use crate::{
     event_line,
@@ -50,6 +51,15 @@ pub(crate) fn follow_events(rabbit: rabbit::Connection, shared: &Arc<Shared>, co
         })
     });
     events::consume(rabbit, pool, subscription, context);
+}
+
+/// Shows Kafka in `/ready`, by whether its first broker can be reached.
+pub(crate) fn show_kafka(config: &config::Kafka, context: &Context) {
+    let broker = config.brokers.split(',').next().unwrap_or_default().trim().to_owned();
+    context.depends_on("kafka", Criticality::Degraded, move || {
+        let broker = broker.clone();
+        async move { Ok(TcpStream::connect(broker).await.map(drop)?) }.boxed()
+    });
 }
 
 /// Starts to take lines from Kafka: makes the topic if it is not there, then reads it as one of a group.
@@ -89,7 +99,8 @@ async fn make_topic(config: &config::Kafka) -> anyhow::Result<()> {
 }
 
 async fn read_topic(config: &config::Kafka, ingest: &Ingest, shared: &Shared) -> anyhow::Result<()> {
-    let consumer: StreamConsumer = kafka::consumer(config, "log-service", &[("topic.metadata.refresh.interval.ms", "10000")])?;
+    let consumer: StreamConsumer =
+        kafka::consumer(config, "log-service", &[("topic.metadata.refresh.interval.ms", "10000")])?;
     consumer.subscribe(&[&config.name(TOPIC)])?;
     let mut failing = false;
     loop {

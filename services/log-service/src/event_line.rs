@@ -36,7 +36,10 @@ pub fn line_of(event: Event) -> NewLine {
         },
         attributes: Some(attributes),
         // The second field of a traceparent.
-        trace_id: event.traceparent.and_then(|parent| parent.split('-').nth(1).map(str::to_owned)).filter(|id| id.len() == 32),
+        trace_id: event
+            .traceparent
+            .and_then(|parent| parent.split('-').nth(1).map(str::to_owned))
+            .filter(|id| id.len() == 32),
         id: (!id.is_empty()).then_some(id),
     }
 }

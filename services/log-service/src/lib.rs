@@ -16,7 +16,10 @@ pub mod store;
 pub mod telemetry;
 pub mod terms;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::extract::FromRef;
@@ -78,7 +81,8 @@ impl App {
             "" => None,
             _ => Some(Arc::new(Keyring::new(&config.sealing).context("read the sealing keys")?)),
         };
-        let pool = postgres::connect(&config.postgres, &context).await?;
+        // Without it lines are spilled and searched in the index: still worth sending requests to.
+        let pool = postgres::connect_as(&config.postgres, &context, Criticality::Degraded).await?;
         postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &MIGRATIONS]).await?;
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations, &context).await?;
@@ -88,6 +92,7 @@ impl App {
             let elastic = asked.clone();
             async move { elastic.cluster().await.map(drop) }.boxed()
         });
+        consumers::show_kafka(&config.kafka, &context);
 
         let shared = Arc::new(Shared {
             lines: Lines::new(pool.clone()),
@@ -115,6 +120,7 @@ impl App {
             http: remote::client()?,
             keyring,
             config: config.sources.clone(),
+            known_sources: Mutex::default(),
             max_lag: Duration::from_millis(config.elasticsearch.max_lag_ms),
             metrics,
         });

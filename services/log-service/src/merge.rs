@@ -66,7 +66,12 @@ impl Position {
 
 /// The first `limit` lines beyond `after` in order, and the place where the next page begins, if there is more. The same
 /// service and id from several sources is one line: the first in order.
-pub fn merge(lists: Vec<Vec<Found>>, after: Option<&Position>, order: Order, limit: usize) -> (Vec<Found>, Option<Position>) {
+pub fn merge(
+    lists: Vec<Vec<Found>>,
+    after: Option<&Position>,
+    order: Order,
+    limit: usize,
+) -> (Vec<Found>, Option<Position>) {
     let mut all: Vec<(Position, Found)> = lists
         .into_iter()
         .flatten()
@@ -76,9 +81,8 @@ pub fn merge(lists: Vec<Vec<Found>>, after: Option<&Position>, order: Order, lim
     all.sort_by(|(a, _), (b, _)| a.compare(b, order));
     let mut givers: HashMap<(String, String), String> = HashMap::new();
     all.retain(|(_, found)| {
-        let giver = givers
-            .entry((found.line.service.clone(), found.line.id.clone()))
-            .or_insert_with(|| found.source.clone());
+        let giver =
+            givers.entry((found.line.service.clone(), found.line.id.clone())).or_insert_with(|| found.source.clone());
         *giver == found.source
     });
     let more = all.len() > limit;

@@ -203,7 +203,9 @@ impl AnyKind {
             Self::BoolValue(flag) => flag.into(),
             Self::IntValue(number) => number.into(),
             Self::DoubleValue(number) => number.into(),
-            Self::ArrayValue(list) => list.values.into_iter().map(|value| value.kind.map_or(Value::Null, Self::into_value)).collect(),
+            Self::ArrayValue(list) => {
+                list.values.into_iter().map(|value| value.kind.map_or(Value::Null, Self::into_value)).collect()
+            }
             Self::KvlistValue(list) => object(list.values).into(),
             Self::BytesValue(bytes) => hex(&bytes).into(),
         }
@@ -258,4 +260,3 @@ fn hexadecimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D:
 fn text_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     String::deserialize(deserializer).map(String::into_bytes)
 }
-

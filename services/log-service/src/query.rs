@@ -31,7 +31,10 @@ pub enum Query {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Leaf {
     /// These words in this order, somewhere in the message or in one attribute's value; with `prefix`, the last one may go on.
-    Words { words: Vec<String>, prefix: bool },
+    Words {
+        words: Vec<String>,
+        prefix: bool,
+    },
     Service(String),
     Level(Level),
     /// This level or a worse one.
@@ -39,7 +42,10 @@ pub enum Leaf {
     TraceId(String),
     Id(String),
     /// The attribute at this path has exactly this value.
-    Attribute { path: String, value: String },
+    Attribute {
+        path: String,
+        value: String,
+    },
 }
 
 impl Query {

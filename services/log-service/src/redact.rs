@@ -8,7 +8,17 @@ pub const REDACTED: &str = "[redacted]";
 
 /// A key that contains one of these, without case and punctuation, holds a secret.
 const SECRET_NAMES: [&str; 11] = [
-    "password", "passwd", "passphrase", "secret", "token", "authorization", "cookie", "apikey", "privatekey", "credential", "totp",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "authorization",
+    "cookie",
+    "apikey",
+    "privatekey",
+    "credential",
+    "totp",
 ];
 
 /// Whether a key of this name holds a secret.
@@ -83,7 +93,10 @@ fn is_name(c: char) -> bool {
 /// Cheap test that spares most messages the scan.
 fn suspicious(text: &str) -> bool {
     let lower = text.to_lowercase();
-    lower.contains("bearer") || lower.contains("pwd") || lower.contains("auth") || lower.contains("pass")
+    lower.contains("bearer")
+        || lower.contains("pwd")
+        || lower.contains("auth")
+        || lower.contains("pass")
         || ["secret", "token", "cookie", "key", "credential", "totp"].iter().any(|word| lower.contains(word))
 }
 
@@ -99,11 +112,12 @@ fn separator(text: &str) -> Option<usize> {
 
 /// Up to a blank or a closing sign; `Basic x` and `Bearer x` whole.
 fn value_length(value: &str) -> usize {
-    let scheme = ["bearer ", "basic ", "digest "].iter().find(|scheme| {
-        value.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
-    });
+    let scheme = ["bearer ", "basic ", "digest "]
+        .iter()
+        .find(|scheme| value.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme)));
     let skip = scheme.map_or(0, |scheme| scheme.len());
-    let end = value[skip..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '&' | ')' | '}' | ']'));
+    let end =
+        value[skip..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '&' | ')' | '}' | ']'));
     end.map_or(value.len(), |end| skip + end)
 }
 

@@ -57,7 +57,10 @@ impl Indexer {
                     Err(error) => {
                         known = None;
                         if !std::mem::replace(&mut failing, true) {
-                            tracing::warn!(error = format!("{error:#}"), "indexing waits, searches are answered by PostgreSQL");
+                            tracing::warn!(
+                                error = format!("{error:#}"),
+                                "indexing waits, searches are answered by PostgreSQL"
+                            );
                         }
                         tokio::select! { () = time::sleep(pause) => {}, () = shutdown.cancelled() => {} }
                         pause = (pause * 2).min(PAUSE.1);
@@ -86,7 +89,7 @@ impl Indexer {
         turn.finish(last, &bulk.refused).await?;
         self.metrics.quarantined.inc_by(bulk.refused.len() as u64);
         self.metrics.indexed.inc_by((lines.len() - bulk.refused.len()) as u64);
-        Ok(lines.len() == self.config.bulk_lines as usize)
+        Ok(true)
     }
 
     async fn cluster(&self, known: &mut Known) -> anyhow::Result<String> {

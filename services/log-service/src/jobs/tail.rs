@@ -15,12 +15,7 @@ use tokio::{
 };
 
 use super::writer::Shared;
-use crate::{
-    config,
-    line::Line,
-    query::Filter,
-    telemetry::Metrics,
-};
+use crate::{config, line::Line, query::Filter, telemetry::Metrics};
 
 /// Lines read at once.
 const PAGE: i64 = 500;
@@ -184,7 +179,6 @@ impl Tails {
         };
         let page = self.0.shared.lines.after(position, PAGE).await?;
         let Some(last) = page.last().map(|line| line.seq) else { return Ok(false) };
-        let more = page.len() as i64 == PAGE;
         // Under the lock: who joins is either in the group by now, or at the new position.
         let groups = self.groups();
         self.0.position.send_replace(Some(last));
@@ -197,7 +191,7 @@ impl Tails {
                 }
             }
         }
-        Ok(more)
+        Ok(true)
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {

@@ -128,8 +128,7 @@ impl Parser<'_> {
     }
 
     fn words(&self, start: usize, text: &str, prefix: bool) -> Result<Query, ParseError> {
-        Query::words(text, prefix)
-            .ok_or(ParseError { at: start + 1, message: "a word needs a letter or a digit" })
+        Query::words(text, prefix).ok_or(ParseError { at: start + 1, message: "a word needs a letter or a digit" })
     }
 
     /// `name:` if that is what stands here, and something follows; a time such as `12:30` is no field.
@@ -146,9 +145,9 @@ impl Parser<'_> {
 
     fn field(&mut self, start: usize, name: &str) -> Result<Query, ParseError> {
         let value_at = self.at;
-        let (value, quoted) =
-            if self.peek() == Some('"') { (self.quoted()?, true) } else { (self.bare(true), false) };
-        let bad_level = ParseError { at: value_at + 1, message: "a level is one of trace, debug, info, warn, error, fatal" };
+        let (value, quoted) = if self.peek() == Some('"') { (self.quoted()?, true) } else { (self.bare(true), false) };
+        let bad_level =
+            ParseError { at: value_at + 1, message: "a level is one of trace, debug, info, warn, error, fatal" };
         let leaf = match name {
             "service" => Leaf::Service(value),
             "level" => match value.strip_prefix(">=") {

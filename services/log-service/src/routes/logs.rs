@@ -116,8 +116,9 @@ impl<'a> Body<'a> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
         if body.trim_ascii_start().starts_with(b"[") {
-            let parts: Vec<&RawValue> = serde_json::from_slice(body)
-                .map_err(|error| Problem::bad_request("malformed_json", format!("the body is not valid JSON: {error}")))?;
+            let parts: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| {
+                Problem::bad_request("malformed_json", format!("the body is not valid JSON: {error}"))
+            })?;
             let parts = parts.into_iter().map(|part| part.get().as_bytes()).enumerate().collect();
             return Ok(Self { parts, single: false });
         }

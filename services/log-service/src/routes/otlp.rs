@@ -68,7 +68,11 @@ pub(crate) async fn export_logs(
             Ok(line) => lines.push(line),
             Err(refusals) => {
                 rejected += 1;
-                reason = refusals.into_iter().map(|it| format!("{}: {}", it.field, it.detail)).collect::<Vec<_>>().join("; ");
+                reason = refusals
+                    .into_iter()
+                    .map(|it| format!("{}: {}", it.field, it.detail))
+                    .collect::<Vec<_>>()
+                    .join("; ");
             }
         }
     }
@@ -92,9 +96,9 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<(Export, bool)> {
                 Problem::bad_request("malformed_json", format!("the body is not valid JSON: {error}"))
             }
         }),
-        PROTOBUF => Export::decode(body).map(|export| (export, true)).map_err(|_| {
-            Problem::bad_request("malformed_protobuf", "the body is no ExportLogsServiceRequest")
-        }),
+        PROTOBUF => Export::decode(body)
+            .map(|export| (export, true))
+            .map_err(|_| Problem::bad_request("malformed_protobuf", "the body is no ExportLogsServiceRequest")),
         _ => {
             let detail = "send the body as `application/json` or `application/x-protobuf`";
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))

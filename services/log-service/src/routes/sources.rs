@@ -160,14 +160,19 @@ pub(crate) async fn delete_source(
     _: Allowed<CanManageLogs>,
     Path(name): Path<String>,
 ) -> Result<StatusCode> {
-    if sources::delete(&app.pool, &name).await? { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found("source")) }
+    if sources::delete(&app.pool, &name).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found("source"))
+    }
 }
 
 fn check_name(name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let good = (1..=MAX_NAME_CHARS).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with('-');
     if !good || name == OWN {
-        let detail = "name: 1 to 63 lowercase letters, digits and `-`, beginning with a letter or digit, and not `kronos`";
+        let detail =
+            "name: 1 to 63 lowercase letters, digits and `-`, beginning with a letter or digit, and not `kronos`";
         return Err(Problem::bad_request("invalid_path", detail));
     }
     Ok(())

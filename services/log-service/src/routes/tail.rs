@@ -13,12 +13,13 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 use kronos_common::{
     extract::Query,
-    identity::Allowed,
+    identity::{Allowed, Verifier, permission::bearer},
     problem::{Problem, ProblemBody, Result},
 };
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::{
@@ -33,6 +34,8 @@ use crate::{
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How soon a tail ends after its token.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 /// The query of a tail.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -51,7 +54,8 @@ pub(crate) struct TailLogs {
 /// Follow log lines live
 ///
 /// Each event's data is a line, its id the line's place: send it back as `Last-Event-ID` to go on from there. `event: dropped`
-/// with `{"dropped": n}` tells a reader who was too slow, or away for too long, how many lines it was not shown.
+/// with `{"dropped": n}` tells a reader who was too slow, or away for too long, how many lines it was not shown. The stream
+/// ends with the token: come back with a new one and `Last-Event-ID`.
 #[utoipa::path(
     get, path = "/logs/tail", tag = "log-service", security(("bearer" = [])),
     params(TailLogs, ("Last-Event-ID" = Option<String>, Header, description = "go on after this line")),
@@ -76,7 +80,8 @@ pub(crate) async fn tail_logs(
     };
     let filter = conditions.filter()?;
     let resume = last_event_id(&headers)?;
-    let full = |_| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tails", "too many tails are open: close one or wait");
+    let full =
+        |_| Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tails", "too many tails are open: close one or wait");
     let subscription = app.tails.subscribe(filter.clone()).await.map_err(full)?;
     let (dropped, missed) = match resume {
         Some(seq) => app.tails.replay(&filter, seq, subscription.position).await?,
@@ -85,12 +90,21 @@ pub(crate) async fn tail_logs(
     let gap = (dropped > 0).then(|| dropped_event(u64::try_from(dropped).unwrap_or(0)));
     let missed = missed.into_iter().map(|line| line_event(&line));
     let replayed = stream::iter(gap.into_iter().chain(missed));
-    let shutdown = app.shutdown.clone().cancelled_owned();
-    let events = replayed.chain(live(app.tails, subscription)).map(Ok::<_, Infallible>).take_until(Box::pin(shutdown));
+    let end = ended(app.verifier, bearer(&headers)?.to_owned(), app.shutdown);
+    let events = replayed.chain(live(app.tails, subscription)).map(Ok::<_, Infallible>).take_until(Box::pin(end));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let response = Sse::new(events).keep_alive(keep_alive).into_response();
     // A buffering proxy would hold the lines back.
     Ok(([("x-accel-buffering", "no")], response).into_response())
+}
+
+/// When the token has ended or was revoked, or the service ends.
+async fn ended(verifier: Verifier, token: String, shutdown: CancellationToken) {
+    while tokio::time::timeout(CHECK_EVERY, shutdown.cancelled()).await.is_err() {
+        if verifier.verify(&token).await.is_err_and(|problem| problem.status() == StatusCode::UNAUTHORIZED) {
+            return;
+        }
+    }
 }
 
 fn live(tails: Tails, subscription: Subscription) -> impl Stream<Item = Event> {

@@ -1,6 +1,9 @@
 //! A search over everything: the index, or the record when the index is away or late, and other systems, at the same time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
@@ -35,6 +38,8 @@ pub struct Finder {
     pub http: reqwest::Client,
     pub keyring: Option<Arc<Keyring>>,
     pub config: config::Sources,
+    /// Those that were registered when PostgreSQL was asked last.
+    pub known_sources: Mutex<Vec<sources::SourceRow>>,
     pub max_lag: Duration,
     pub metrics: Metrics,
 }
@@ -152,9 +157,9 @@ impl Finder {
             after: question.after.as_ref().and_then(|after| own_place(after, question.order)),
             limit: question.limit,
         };
-        let late = progress.and_then(|progress| progress.waiting_since).is_some_and(|since| {
-            Utc::now().signed_duration_since(since).to_std().is_ok_and(|lag| lag > self.max_lag)
-        });
+        let late = progress
+            .and_then(|progress| progress.waiting_since)
+            .is_some_and(|since| Utc::now().signed_duration_since(since).to_std().is_ok_and(|lag| lag > self.max_lag));
         let (lines, backend) = self.search(&search, late, progress.is_some()).await;
         self.metrics.searches.with_label_values(&[backend]).inc();
         Own { lines, backend, progress, took: begun.elapsed() }
@@ -180,11 +185,7 @@ impl Finder {
         if others == Others::Named(Vec::new()) {
             return Ok(Vec::new());
         }
-        let known = match time::timeout(PATIENCE, sources::all(&self.pool)).await {
-            Ok(Ok(rows)) => rows,
-            // Whom to ask can't be known: our own answer is still worth something.
-            _ => return Ok(Vec::new()),
-        };
+        let known = self.known().await;
         if let Others::Named(names) = &others
             && let Some(unknown) = names.iter().find(|name| !known.iter().any(|row| row.name == **name))
         {
@@ -207,6 +208,16 @@ impl Finder {
             (name, answer)
         });
         Ok(join_all(asking).await)
+    }
+
+    /// The registered sources; while PostgreSQL is away, those that were registered last.
+    async fn known(&self) -> Vec<sources::SourceRow> {
+        let asked = time::timeout(PATIENCE, sources::all(&self.pool)).await;
+        let mut known = self.known_sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(Ok(rows)) = asked {
+            *known = rows;
+        }
+        known.clone()
     }
 
     fn opened(&self, row: sources::SourceRow) -> anyhow::Result<Remote> {

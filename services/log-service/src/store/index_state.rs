@@ -78,7 +78,10 @@ impl Turn {
         for (seq, reason) in refused {
             quarantine(&mut self.tx, "index", &seq.to_string(), reason, None).await?;
         }
-        sqlx::query("update index_checkpoint set seq = $1, updated_at = now()").bind(seq).execute(&mut *self.tx).await?;
+        sqlx::query("update index_checkpoint set seq = $1, updated_at = now()")
+            .bind(seq)
+            .execute(&mut *self.tx)
+            .await?;
         self.tx.commit().await
     }
 }

@@ -17,6 +17,9 @@ use crate::line::Line;
 /// Any number that no other use of advisory locks in this schema's database has.
 const WRITER_LOCK: i64 = 0x6b72_6f6e_6c6f_6773;
 
+/// Lines that are read at once take no more; a bulk request made of them is far below what Elasticsearch takes.
+const PAGE_BYTES: i64 = 16 << 20;
+
 /// The table `lines`.
 #[derive(Debug)]
 pub struct Lines {
@@ -110,7 +113,7 @@ impl Lines {
         Ok(dropped.len())
     }
 
-    /// The lines after this seq, in its order.
+    /// The next lines after this seq, in its order: at most `limit`, fewer if they are long; none only if there is none.
     ///
     /// # Errors
     /// Of the database.
@@ -136,10 +139,17 @@ impl Lines {
 pub(super) async fn after_in(connection: &mut PgConnection, seq: i64, limit: i64) -> sqlx::Result<Vec<Line>> {
     let rows: Vec<Row> = sqlx::query_as(
         "select seq, key, id, occurred_at, received_at, service, level, message, attributes, trace_id, terms
-         from lines where seq > $1 order by seq limit $2",
+         from (
+             select *, row_number() over (order by seq) as place,
+                    sum(octet_length(message) + octet_length(terms)) over (order by seq) as bytes
+             from (select * from lines where seq > $1 order by seq limit $2) page
+         ) page
+         where bytes <= $3 or place = 1
+         order by seq",
     )
     .bind(seq)
     .bind(limit)
+    .bind(PAGE_BYTES)
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(Line::try_from).collect()
@@ -155,8 +165,7 @@ pub async fn write_in(connection: &mut PgConnection, lines: &[Line], check_all: 
         .bind(WRITER_LOCK)
         .execute(&mut *connection)
         .await?;
-    let may_be_there: Vec<Uuid> =
-        lines.iter().filter(|line| check_all || line.named).map(|line| line.key).collect();
+    let may_be_there: Vec<Uuid> = lines.iter().filter(|line| check_all || line.named).map(|line| line.key).collect();
     let mut seen: HashSet<Uuid> = HashSet::new();
     if !may_be_there.is_empty() {
         let first = lines.iter().map(|line| line.received_at.date_naive()).min().unwrap_or_default();
@@ -223,7 +232,9 @@ fn push_field(text: &mut String, field: &str) {
 pub fn is_away(error: &sqlx::Error) -> bool {
     match error {
         // Class 22: data exceptions; class 23: constraints.
-        sqlx::Error::Database(error) => !error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
+        sqlx::Error::Database(error) => {
+            !error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        }
         sqlx::Error::Encode(_) => false,
         _ => true,
     }

@@ -104,7 +104,9 @@ pub async fn ask(http: &reqwest::Client, config: &config::Sources, remote: &Remo
     let asked = tokio::time::timeout(deadline, fetch(http, config, remote, question)).await;
     let (lines, status, detail) = match asked {
         Ok(Ok((lines, Status::Ok))) => (lines, Status::Ok, None),
-        Ok(Ok((lines, status))) => (lines, status, Some("it sent lines that do not fit, more may be behind them".into())),
+        Ok(Ok((lines, status))) => {
+            (lines, status, Some("it sent lines that do not fit, more may be behind them".into()))
+        }
         Ok(Err((status, detail))) => (Vec::new(), status, Some(detail)),
         Err(_) => (Vec::new(), Status::Timeout, Some(format!("no answer within {} ms", config.timeout_ms))),
     };

@@ -2,10 +2,7 @@
 
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
-use super::{
-    Order, Search,
-    lines::Row,
-};
+use super::{Order, Search, lines::Row};
 use crate::{
     line::{Level, Line},
     query::{Leaf, Query},
@@ -78,7 +75,8 @@ fn push_leaf(sql: &mut QueryBuilder<Postgres>, leaf: &Leaf) {
             sql.push("level = ").push_bind(level.as_str());
         }
         Leaf::AtLeast(least) => {
-            let levels: Vec<&str> = Level::ALL.iter().filter(|level| *level >= least).map(|level| level.as_str()).collect();
+            let levels: Vec<&str> =
+                Level::ALL.iter().filter(|level| *level >= least).map(|level| level.as_str()).collect();
             sql.push("level = any(").push_bind(levels).push(")");
         }
         Leaf::TraceId(trace_id) => {

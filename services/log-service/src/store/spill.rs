@@ -59,7 +59,8 @@ impl Spill {
     pub fn open(directory: &Path, max_bytes: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("make the spill directory {}", directory.display()))?;
         let mut inner = Inner { directory: directory.to_owned(), max_bytes, own: None, orphaned_bytes: 0 };
-        inner.orphaned_bytes = inner.files()?.iter().filter_map(|path| fs::metadata(path).ok()).map(|data| data.len()).sum();
+        inner.orphaned_bytes =
+            inner.files()?.iter().filter_map(|path| fs::metadata(path).ok()).map(|data| data.len()).sum();
         Ok(Self(Arc::new(Mutex::new(inner))))
     }
 

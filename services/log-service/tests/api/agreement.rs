@@ -21,13 +21,36 @@ const QUERIES: usize = 250;
 
 fn corpus() -> impl Strategy<Value = Vec<Value>> {
     let word = prop_oneof![
-        Just("boot"), Just("Hot"), Just("R-42"), Just("42"), Just("r"), Just("élan"), Just("bootstrap"), Just("."), Just("ÉLAN-r"), Just("100%_x")
+        Just("boot"),
+        Just("Hot"),
+        Just("R-42"),
+        Just("42"),
+        Just("r"),
+        Just("élan"),
+        Just("bootstrap"),
+        Just("."),
+        Just("ÉLAN-r"),
+        Just("100%_x")
     ];
     let value = prop_oneof![
-        Just(json!("R-42")), Just(json!("boot")), Just(json!("a b")), Just(json!(42)), Just(json!(true)), Just(Value::Null), Just(json!("\"\\%_")),
-        Just(json!(["boot", 42, ["R-42"]])), Just(json!({ "name": "boot hot" })), Just(json!(""))
+        Just(json!("R-42")),
+        Just(json!("boot")),
+        Just(json!("a b")),
+        Just(json!(42)),
+        Just(json!(true)),
+        Just(Value::Null),
+        Just(json!("\"\\%_")),
+        Just(json!(["boot", 42, ["R-42"]])),
+        Just(json!({ "name": "boot hot" })),
+        Just(json!(""))
     ];
-    let line = (vec(word, 0..5), vec((prop_oneof![Just("robot"), Just("joint"), Just("list")], value), 0..3), 0..6_usize, 0..4_u8, 0..20_i64);
+    let line = (
+        vec(word, 0..5),
+        vec((prop_oneof![Just("robot"), Just("joint"), Just("list")], value), 0..3),
+        0..6_usize,
+        0..4_u8,
+        0..20_i64,
+    );
     vec(line, LINES).prop_map(|lines| {
         let lines = lines.into_iter().enumerate().map(|(n, (words, attributes, level, trace, second))| {
             let attributes: serde_json::Map<String, Value> =
@@ -87,12 +110,22 @@ async fn all_three_find_the_same_lines_in_the_same_order() {
             let last = &expected[expected.len() / 2 - 1];
             search.after = Some(After { occurred_at: last.occurred_at, seq: last.seq });
             let rest = &expected[expected.len() / 2..];
-            assert_eq!(ids(&search::find(&pool, &search).await.unwrap()), ids(rest), "{}", explain("PostgreSQL, page 2"));
+            assert_eq!(
+                ids(&search::find(&pool, &search).await.unwrap()),
+                ids(rest),
+                "{}",
+                explain("PostgreSQL, page 2")
+            );
             assert_eq!(ids(&elastic.find(&search).await.unwrap()), ids(rest), "{}", explain("Elasticsearch, page 2"));
         }
     }
     assert!(hits > QUERIES, "queries that find nothing prove nothing: {hits}");
-    let every = Search { filter: Filter { query: Query::All, from: None, to: None }, order: Order::Oldest, after: None, limit: 1000 };
+    let every = Search {
+        filter: Filter { query: Query::All, from: None, to: None },
+        order: Order::Oldest,
+        after: None,
+        limit: 1000,
+    };
     let (mut found, kept) = (elastic.find(&every).await.unwrap(), search::find(&pool, &every).await.unwrap());
     for (line, kept) in found.iter_mut().zip(&kept) {
         line.terms.clone_from(&kept.terms);

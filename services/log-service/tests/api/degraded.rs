@@ -77,7 +77,8 @@ async fn two_instances_index_every_line_once() {
     let other = logs.another().await;
     let second = http(other.api).bearer(logs.issuer.token("tester", &["logs:write"]));
     for n in 0..20 {
-        let named = |side: &str| json!({ "service": "robot", "level": "info", "message": "both", "id": format!("{side}{n}") });
+        let named =
+            |side: &str| json!({ "service": "robot", "level": "info", "message": "both", "id": format!("{side}{n}") });
         logs.keep(&named("a")).await;
         second.post("/logs", &named("b")).await.expect(201);
     }
@@ -106,8 +107,12 @@ async fn a_line_that_the_index_refuses_is_in_quarantine_and_stops_no_other() {
     logs.find("", 1).await;
     let pool = logs.database.pool("kronos_logs").await;
     let (reference, reason): (String, String) =
-        sqlx::query_as("select reference, reason from quarantine where origin = 'index'").fetch_one(&pool).await.unwrap();
-    let refused: i64 = sqlx::query_scalar("select seq from lines where service = 'refused'").fetch_one(&pool).await.unwrap();
+        sqlx::query_as("select reference, reason from quarantine where origin = 'index'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    let refused: i64 =
+        sqlx::query_scalar("select seq from lines where service = 'refused'").fetch_one(&pool).await.unwrap();
     assert_eq!(reference, refused.to_string());
     assert!(reason.contains("parsing_exception"), "{reason}");
     logs.stop().await;

@@ -33,6 +33,7 @@ async fn while_postgres_is_away_lines_are_spilled_and_come_back() {
         logs.keep(&named).await;
     }
     assert!(std::fs::read_dir(&logs.config.spill.directory).unwrap().count() > 0);
+    http(logs.running.operations).get("/ready").await.expect(200);
     // The index still answers, and does not claim to know how far it is.
     let page = logs.search("q=before").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 1);
@@ -168,7 +169,7 @@ async fn kill_9_between_commit_and_index_loses_no_line() {
 }
 
 #[tokio::test]
-async fn kill_9_with_a_full_spill_loses_no_line() {
+async fn kill_9_while_lines_are_in_the_spill_loses_no_line() {
     let database = TestDatabase::create().await;
     let issuer = Issuer::start().await;
     let mut config = configuration(&database, &issuer).await;

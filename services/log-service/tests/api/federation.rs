@@ -12,9 +12,10 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     routing::get,
 };
+use kronos_testkit::{Issuer, Proxy, TestDatabase};
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, NOBODY, line, messages};
+use crate::harness::{Harness, NOBODY, configuration, line, messages};
 
 /// Gaia: gives the same answer to every question, and remembers the questions.
 #[derive(Clone)]
@@ -96,7 +97,8 @@ async fn lines_of_another_system_are_merged_in_time_order_and_say_where_they_are
     assert!(uri.path() == "/api/logs" && uri.query().unwrap().contains("service=hyperion"), "{uri}");
     assert_eq!(headers["authorization"], "Bearer gaia-secret-token");
     let pool = logs.database.pool("kronos_logs").await;
-    let kept: String = sqlx::query_scalar("select encode(token, 'escape') from sources").fetch_one(&pool).await.unwrap();
+    let kept: String =
+        sqlx::query_scalar("select encode(token, 'escape') from sources").fetch_one(&pool).await.unwrap();
     assert!(!kept.contains("gaia-secret"), "the token is sealed: {kept}");
     logs.stop().await;
 }
@@ -173,11 +175,36 @@ async fn a_source_that_fails_is_said_and_the_others_still_answer() {
     assert!(begun.elapsed() < Duration::from_secs(3), "sources are asked at the same time, and not for ever");
     assert_eq!(messages(page["items"].as_array().unwrap()), ["ours", "theirs"]);
     for (name, status) in [
-        ("kronos", "ok"), ("good", "ok"), ("broken", "failed"), ("strict", "refused"), ("slow", "timeout"), ("odd", "invalid"),
-        ("long", "invalid"), ("gone", "unreachable"),
+        ("kronos", "ok"),
+        ("good", "ok"),
+        ("broken", "failed"),
+        ("strict", "refused"),
+        ("slow", "timeout"),
+        ("odd", "invalid"),
+        ("long", "invalid"),
+        ("gone", "unreachable"),
     ] {
         assert_eq!(source(&page, name)["status"], status, "{page}");
     }
+    logs.stop().await;
+}
+
+#[tokio::test]
+async fn while_postgres_is_away_the_sources_that_were_known_are_asked() {
+    let database = TestDatabase::create().await;
+    let issuer = Issuer::start().await;
+    let mut config = configuration(&database, &issuer).await;
+    let (proxy, url) = Proxy::in_front_of(&database.url("kronos_logs")).await;
+    config.postgres.url = url.into();
+    let running = log_service::start(config.clone()).await.unwrap();
+    let logs = Harness { database, issuer, config, running };
+    let gaia = Gaia::with(&json!([at(1, "theirs")])).await;
+    register(&logs, "gaia", &json!({ "url": gaia.url() })).await;
+    logs.keep(&line("ours")).await;
+    logs.find("", 2).await;
+    proxy.block();
+    assert_eq!(messages(logs.search("").await["items"].as_array().unwrap()), ["ours", "theirs"]);
+    proxy.restore();
     logs.stop().await;
 }
 
@@ -201,16 +228,20 @@ async fn a_caller_chooses_the_sources_and_a_system_that_asks_us_is_not_asked_bac
 async fn sources_are_registered_listed_replaced_and_removed() {
     let logs = Harness::start().await;
     let client = logs.client();
-    let made = client.put("/logs/sources/gaia", &json!({ "url": "https://gaia.example/", "token": "t" })).await.expect(201);
+    let made =
+        client.put("/logs/sources/gaia", &json!({ "url": "https://gaia.example/", "token": "t" })).await.expect(201);
     assert_eq!((&made.json()["url"], &made.json()["hasToken"]), (&json!("https://gaia.example"), &json!(true)));
-    let replaced = client.put("/logs/sources/gaia", &json!({ "url": "http://gaia.example:81/x" })).await.expect(200).json();
+    let replaced =
+        client.put("/logs/sources/gaia", &json!({ "url": "http://gaia.example:81/x" })).await.expect(200).json();
     assert_eq!((&replaced["url"], &replaced["hasToken"]), (&json!("http://gaia.example:81/x"), &json!(false)));
     assert_eq!(client.get("/logs/sources/gaia").await.expect(200).json()["name"], "gaia");
     assert_eq!(client.get("/logs/sources").await.expect(200).json()["items"].as_array().unwrap().len(), 1);
     client.delete("/logs/sources/gaia").await.expect(204);
     client.delete("/logs/sources/gaia").await.expect_problem(404, "not_found");
     client.get("/logs/sources/gaia").await.expect_problem(404, "not_found");
-    for url in ["ftp://a/", "http://", "gaia", "http://u:p@a/", "http://a/?q=1", "http://a/#f", "file:///etc/passwd", ""] {
+    for url in
+        ["ftp://a/", "http://", "gaia", "http://u:p@a/", "http://a/?q=1", "http://a/#f", "file:///etc/passwd", ""]
+    {
         client.put("/logs/sources/gaia", &json!({ "url": url })).await.expect_problem(422, "invalid_request");
     }
     for token in ["", "two words", "n\u{e9}"] {
@@ -218,7 +249,10 @@ async fn sources_are_registered_listed_replaced_and_removed() {
         client.put("/logs/sources/gaia", &body).await.expect_problem(422, "invalid_request");
     }
     for name in ["kronos", "Gaia", "-a", "a_b", "%C3%A9"] {
-        client.put(&format!("/logs/sources/{name}"), &json!({ "url": "http://a/" })).await.expect_problem(400, "invalid_path");
+        client
+            .put(&format!("/logs/sources/{name}"), &json!({ "url": "http://a/" }))
+            .await
+            .expect_problem(400, "invalid_path");
     }
     logs.client_with(&["logs:read", "logs:write"]).get("/logs/sources").await.expect_problem(403, "permission_denied");
     logs.stop().await;

@@ -38,7 +38,10 @@ async fn every_operation_needs_its_permission() {
         assert!(refused.text().contains(permission), "{refused}");
     }
     let pool = logs.database.pool("kronos_logs").await;
-    let kept: i64 = sqlx::query_scalar("select (select count(*) from lines) + (select count(*) from sources)").fetch_one(&pool).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("select (select count(*) from lines) + (select count(*) from sources)")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(kept, 0);
     logs.stop().await;
 }
@@ -55,7 +58,9 @@ async fn bodies_that_are_no_lines_are_refused_as_what_they_are() {
     for body in ["null", "7", "\"text\"", "{}", "[[]]", "[null]"] {
         post("application/json", body.to_owned()).await.expect_problem(422, "invalid_request");
     }
-    post("application/json", format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000))).await.expect_problem(422, "invalid_request");
+    post("application/json", format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000)))
+        .await
+        .expect_problem(422, "invalid_request");
     post("application/x-ndjson", "nope".to_owned()).await.expect_problem(422, "invalid_request");
     post("text/plain", line("m").to_string()).await.expect_problem(415, "unsupported_media_type");
     let long = json!({ "service": "s".repeat(101), "level": "info", "message": "m".repeat(32_769), "traceId": "t".repeat(65), "id": "i".repeat(129) });

@@ -86,9 +86,20 @@ fn an_error_says_where_and_what() {
 /// Any tree that the reader can give.
 pub(crate) fn query() -> impl Strategy<Value = Query> {
     let word = prop_oneof![
-        Just("boot".to_owned()), Just("hot".to_owned()), Just("r".to_owned()), Just("42".to_owned()), Just("élan".to_owned()), Just("bo".to_owned())
+        Just("boot".to_owned()),
+        Just("hot".to_owned()),
+        Just("r".to_owned()),
+        Just("42".to_owned()),
+        Just("élan".to_owned()),
+        Just("bo".to_owned())
     ];
-    let value = prop_oneof![Just("R-42".to_owned()), Just("boot".to_owned()), Just("a b".to_owned()), Just("42".to_owned()), Just("\"\\%_".to_owned())];
+    let value = prop_oneof![
+        Just("R-42".to_owned()),
+        Just("boot".to_owned()),
+        Just("a b".to_owned()),
+        Just("42".to_owned()),
+        Just("\"\\%_".to_owned())
+    ];
     let leaf = prop_oneof![
         4 => (vec(word, 1..3), any::<bool>()).prop_map(|(words, prefix)| Leaf::Words { words, prefix }),
         1 => prop_oneof![Just("robot"), Just("gaia")].prop_map(|name| Leaf::Service(name.into())),

@@ -1,6 +1,8 @@
 //! `POST /v1/logs`: OpenTelemetry's logs in both encodings.
 
-use log_service::otlp::{AnyKind, AnyValue, Export, Exported, KeyValue, LogRecord, Resource, ResourceLogs, Scope, ScopeLogs};
+use log_service::otlp::{
+    AnyKind, AnyValue, Export, Exported, KeyValue, LogRecord, Resource, ResourceLogs, Scope, ScopeLogs,
+};
 use prost::Message as _;
 use serde_json::json;
 
@@ -54,7 +56,8 @@ async fn protobuf_is_answered_in_protobuf_and_a_named_record_is_kept_once() {
     let scope_logs = vec![ScopeLogs { scope: Some(Scope { name: "s".into() }), log_records: vec![record] }];
     let export = Export { resource_logs: vec![ResourceLogs { resource: Some(resource), scope_logs }] };
     for _ in 0..2 {
-        let request = logs.client().request(reqwest::Method::POST, "/v1/logs").header("content-type", "application/x-protobuf");
+        let request =
+            logs.client().request(reqwest::Method::POST, "/v1/logs").header("content-type", "application/x-protobuf");
         let answer = request.body(export.encode_to_vec()).await.expect(200);
         assert_eq!(answer.header("content-type"), Some("application/x-protobuf"));
         assert_eq!(Exported::decode(answer.body.as_slice()).unwrap(), Exported::default());

@@ -48,7 +48,11 @@ impl Reader {
                 };
                 let data = field("data");
                 if !data.is_empty() {
-                    return Some(Event { id: field("id"), name: field("event"), data: serde_json::from_str(&data).unwrap() });
+                    return Some(Event {
+                        id: field("id"),
+                        name: field("event"),
+                        data: serde_json::from_str(&data).unwrap(),
+                    });
                 }
                 continue;
             }
@@ -83,7 +87,8 @@ async fn a_line_is_shown_as_soon_as_it_is_kept_and_only_if_it_fits() {
 async fn a_line_that_another_instance_took_in_is_shown_too() {
     let logs = Harness::start().await;
     let other = logs.another().await;
-    let mut reader = Reader::open(&http(other.api).bearer(logs.issuer.token("t", &["logs:read"])), "q=across", None).await;
+    let mut reader =
+        Reader::open(&http(other.api).bearer(logs.issuer.token("t", &["logs:read"])), "q=across", None).await;
     logs.keep(&line("across instances")).await;
     assert_eq!(reader.next().await.data["message"], "across instances");
     other.stop().await;
@@ -152,6 +157,16 @@ async fn tails_are_counted_and_end_with_the_service() {
     let (ended, ()) = tokio::join!(reader.read(), logs.stop());
     assert_eq!(ended, None);
     assert!(begun.elapsed() < Duration::from_secs(8), "a tail holds the end up");
+}
+
+#[tokio::test]
+async fn a_tail_ends_with_its_token() {
+    let logs = Harness::start().await;
+    let token = logs.issuer.build("t").permissions(&["logs:read"]).life(2).sign();
+    let mut reader = Reader::open(&http(logs.running.api).bearer(token), "", None).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), reader.read()).await.expect("it ends");
+    assert_eq!(ended, None);
+    logs.stop().await;
 }
 
 #[tokio::test]

@@ -30,7 +30,9 @@ fn a_named_line_has_the_same_key_every_time_and_for_each_service_its_own() {
 
 #[test]
 fn levels_are_read_in_the_words_of_other_systems() {
-    for (text, level) in [("WARNING", Level::Warn), ("err", Level::Error), (" Notice ", Level::Info), ("crit", Level::Fatal)] {
+    for (text, level) in
+        [("WARNING", Level::Warn), ("err", Level::Error), (" Notice ", Level::Info), ("crit", Level::Fatal)]
+    {
         assert_eq!(text.parse::<Level>().expect("a level"), level);
     }
     assert!("loud".parse::<Level>().is_err());
