@@ -1,1 +1,15 @@
-fn main() {}
+//! The tests of messaging-service, all in one program: rules, HTTP with the real stores and brokers, and faults.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod away;
+mod broadcasts;
+mod deliveries;
+mod faults;
+mod harness;
+mod input;
+mod instances;
+mod publishing;
+mod queues;
+mod rules;
+mod streams;
+mod topics;

@@ -1,0 +1,145 @@
+//! kill -9, with the real program and the real brokers: what was answered with a 2xx arrives, once by id.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use kronos_testkit::{Issuer, TestClient, TestDatabase, http};
+use serde_json::{Value, json};
+
+use crate::harness::{ALL, PATIENCE, Program, configuration, text};
+
+/// Publishes until it is told to stop, and notes what was acknowledged: message id → payload.
+async fn publish_on(
+    client: TestClient,
+    topic: &'static str,
+    caller: usize,
+    acknowledged: Arc<Mutex<HashMap<String, String>>>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut n = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let payload = format!("{caller}/{n}");
+        n += 1;
+        let request =
+            client.post("/publish", &json!({ "topic": topic, "payload": payload, "key": caller.to_string() }));
+        // The program may be killed in the middle of an answer: that is not an acknowledgement.
+        let task = tokio::spawn(async move { request.await });
+        if let Ok(answer) = task.await
+            && [201, 202].contains(&answer.status)
+        {
+            let message_id = text(&answer.json(), "messageId").to_owned();
+            acknowledged.lock().unwrap().insert(message_id, payload);
+        } else {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn kill_9_while_publishing_and_consuming_loses_no_acknowledged_message() {
+    let database = TestDatabase::create().await;
+    let issuer = Issuer::start().await;
+    let config = configuration(&database, &issuer).await;
+    let token = issuer.token("tester", &ALL);
+    let topics = [("stream", "robots"), ("queue", "orders")];
+    let acknowledged: Arc<Mutex<HashMap<String, String>>> = Arc::default();
+    let mut got: HashMap<String, String> = HashMap::new();
+    let mut settled: HashMap<String, u32> = HashMap::new();
+    for round in 0..3 {
+        let program = Program::start(&config).await;
+        let client = http(program.api).bearer(token.clone());
+        if round == 0 {
+            for (kind, topic) in topics {
+                let settings = json!({ "name": topic, "kind": kind, "leaseMs": 1500, "maxAttempts": 100 });
+                let created = async || client.post("/topics", &settings).await.status == 201;
+                kronos_testkit::wait_up_to(PATIENCE, "the topic is created", created).await;
+            }
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..8)
+            .map(|caller| {
+                let topic = topics[caller % 2].1;
+                tokio::spawn(publish_on(client.clone(), topic, caller, acknowledged.clone(), stop.clone()))
+            })
+            .collect();
+        // It also consumes, so that the kill hits every step from broker to acknowledgement.
+        let consuming = tokio::time::timeout(Duration::from_millis(900), async {
+            loop {
+                for (_, topic) in topics {
+                    take(&client, topic, &mut got, &mut settled).await;
+                }
+            }
+        });
+        assert!(consuming.await.is_err());
+        program.kill().await;
+        stop.store(true, Ordering::SeqCst);
+        for caller in callers {
+            caller.await.unwrap();
+        }
+    }
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    assert!(acknowledged.len() > 100, "only {} were published", acknowledged.len());
+    let program = Program::start(&config).await;
+    let client = http(program.api).bearer(token);
+    let deadline = tokio::time::Instant::now() + PATIENCE * 2;
+    let missing =
+        |got: &HashMap<String, String>| acknowledged.keys().filter(|message_id| !got.contains_key(*message_id)).count();
+    while missing(&got) > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "{} of {} are lost", missing(&got), acknowledged.len());
+        for (_, topic) in topics {
+            take(&client, topic, &mut got, &mut settled).await;
+        }
+    }
+    for (message_id, payload) in &acknowledged {
+        assert_eq!(got.get(message_id), Some(payload), "nothing is exchanged");
+    }
+    let twice: Vec<_> = settled.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "acknowledged, and delivered again: {twice:?}");
+    for (_, topic) in topics {
+        client.delete(&format!("/topics/{topic}")).await.expect(204);
+    }
+    program.kill().await;
+}
+
+/// Takes what is there and acknowledges it.
+async fn take(client: &TestClient, topic: &str, got: &mut HashMap<String, String>, settled: &mut HashMap<String, u32>) {
+    let path = format!("/subscribe/{topic}?mode=poll&group=g&max=50&waitMs=200");
+    let polled: Value = client.get(&path).await.expect(200).json();
+    for message in polled["messages"].as_array().unwrap() {
+        let message_id = text(message, "messageId").to_owned();
+        got.insert(message_id.clone(), text(message, "payload").to_owned());
+        if client.post(&format!("/ack/{}", text(message, "deliveryId")), &json!(null)).await.status == 204 {
+            *settled.entry(message_id).or_default() += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_taken_after_the_instance_that_delivered_was_killed() {
+    let database = TestDatabase::create().await;
+    let issuer = Issuer::start().await;
+    let config = configuration(&database, &issuer).await;
+    let token = issuer.token("tester", &ALL);
+    let one = Program::start(&config).await;
+    let two = Program::start(&config).await;
+    let (first, second) = (http(one.api).bearer(token.clone()), http(two.api).bearer(token));
+    let queue = json!({ "name": "q", "kind": "queue" });
+    kronos_testkit::wait_up_to(PATIENCE, "the queue is created", async || {
+        first.post("/topics", &queue).await.status == 201
+    })
+    .await;
+    first.post("/publish", &json!({ "topic": "q", "payload": 1 })).await.expect(201);
+    let taken = crate::harness::take_from(&first, "q", "").await;
+    one.kill().await;
+    second.post(&format!("/ack/{}", text(&taken, "messageId")), &json!(null)).await.expect(204);
+    let polled = second.get("/subscribe/q?mode=poll&waitMs=500").await.expect(200).json();
+    assert_eq!(polled["messages"], json!([]));
+    second.delete("/topics/q").await.expect(204);
+    two.kill().await;
+}
