@@ -23,6 +23,9 @@ pub struct Grants {
     #[serde(default)]
     pub scoped: Vec<ScopedGrant>,
     pub epoch: i64,
+    /// When the first of these rights ends by itself.
+    #[serde(default)]
+    pub valid_until: Option<DateTime<Utc>>,
 }
 
 /// A permission on one resource, perhaps until a time.
@@ -47,13 +50,14 @@ pub struct KnownGrants {
     pub scoped: Json<Vec<ScopedGrant>>,
     pub epoch: i64,
     pub newest_epoch: i64,
+    pub valid_until: Option<DateTime<Utc>>,
     pub fetched_at: DateTime<Utc>,
 }
 
 impl KnownGrants {
     /// Whether a change is known of that is not in here.
-    pub fn is_outdated(&self) -> bool {
-        self.newest_epoch > self.epoch
+    pub fn is_outdated(&self, now: DateTime<Utc>) -> bool {
+        self.newest_epoch > self.epoch || self.valid_until.is_some_and(|end| end <= now)
     }
 }
 
@@ -67,6 +71,7 @@ impl From<KnownGrants> for Grants {
             permissions: known.permissions,
             scoped: known.scoped.0,
             epoch: known.epoch,
+            valid_until: known.valid_until,
         }
     }
 }
@@ -123,7 +128,7 @@ pub fn judge_last_known(
     if known.disabled {
         return Decision::deny("the user is disabled").noting(basis);
     }
-    if known.is_outdated() {
+    if known.is_outdated(now) {
         let why = format!("the user's rights have changed since {}", known.fetched_at.to_rfc3339());
         return Decision::deny(why).noting(format!("{AWAY}, so the new ones are not known"));
     }
@@ -133,7 +138,7 @@ pub fn judge_last_known(
     }
     let scoped = known.scoped.iter().find(|grant| {
         permission_matches(&grant.permission, wanted)
-            && (grant.resource.is_none() || grant.resource.as_deref() == resource)
+            && covers(grant.resource.as_deref(), resource)
             && grant.expires_at.is_none_or(|end| now < end)
     });
     match (scoped, resource) {
@@ -145,5 +150,17 @@ pub fn judge_last_known(
             Decision::deny(format!("the user holds nothing that covers {wanted} on {resource}")).noting(basis)
         }
         (None, None) => global.noting(basis),
+    }
+}
+
+/// Whether a right tied to `pattern` holds on `resource`: the same one, or below it if the pattern ends with `/*`.
+fn covers(pattern: Option<&str>, resource: Option<&str>) -> bool {
+    match (pattern, resource) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(pattern), Some(resource)) => match pattern.strip_suffix("/*") {
+            Some(above) => resource.strip_prefix(above).is_some_and(|below| below.len() > 1 && below.starts_with('/')),
+            None => pattern == resource,
+        },
     }
 }

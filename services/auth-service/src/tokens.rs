@@ -45,6 +45,15 @@ pub(crate) struct Subject {
     pub roles: Vec<String>,
     pub permissions: Vec<String>,
     pub epoch: i64,
+    /// The token ends then at the latest.
+    pub valid_until: Option<DateTime<Utc>>,
+}
+
+/// A signed token.
+pub(crate) struct IssuedToken {
+    pub token: String,
+    /// Its life, in seconds.
+    pub expires_in: i64,
 }
 
 impl Subject {
@@ -58,12 +67,22 @@ impl Subject {
             roles: grants.roles,
             permissions: grants.permissions,
             epoch: grants.epoch,
+            valid_until: grants.valid_until,
         }
     }
 
     /// A client that speaks for itself.
     pub(crate) fn client(client_id: String, permissions: Vec<String>, epoch: i64) -> Self {
-        Self { sub: client_id.clone(), client_id, sid: None, username: None, roles: Vec::new(), permissions, epoch }
+        Self {
+            sub: client_id.clone(),
+            client_id,
+            sid: None,
+            username: None,
+            roles: Vec::new(),
+            permissions,
+            epoch,
+            valid_until: None,
+        }
     }
 }
 
@@ -79,11 +98,6 @@ impl Issuer {
         }))
     }
 
-    /// The life of a token, in seconds.
-    pub(crate) fn access_seconds(&self) -> i64 {
-        self.0.access_seconds
-    }
-
     /// The current keys.
     pub(crate) fn keys(&self) -> Arc<Keyset> {
         Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
@@ -96,13 +110,15 @@ impl Issuer {
     }
 
     /// A signed access token.
-    pub(crate) fn issue(&self, subject: Subject, now: DateTime<Utc>) -> String {
+    pub(crate) fn issue(&self, subject: Subject, now: DateTime<Utc>) -> IssuedToken {
         let iat = now.timestamp();
+        let rights_end = subject.valid_until.map_or(i64::MAX, |end| end.timestamp() - iat);
+        let expires_in = self.0.access_seconds.min(rights_end).max(1);
         let claims = Claims {
             iss: self.0.issuer.clone(),
             sub: subject.sub,
             aud: vec![self.0.audience.clone()],
-            exp: iat + self.0.access_seconds,
+            exp: iat + expires_in,
             iat,
             nbf: None,
             jti: Uuid::new_v4().to_string(),
@@ -113,11 +129,11 @@ impl Issuer {
             epoch: subject.epoch,
             username: subject.username,
         };
-        self.keys().active.sign(&claims)
+        IssuedToken { token: self.keys().active.sign(&claims), expires_in }
     }
 
     /// The token with which this service calls others.
-    pub(crate) fn issue_own(&self, now: DateTime<Utc>) -> String {
+    pub(crate) fn issue_own(&self, now: DateTime<Utc>) -> IssuedToken {
         let permissions = OWN_PERMISSIONS.map(str::to_owned).to_vec();
         self.issue(Subject::client(OWN_CLIENT.to_owned(), permissions, now.timestamp_millis()), now)
     }

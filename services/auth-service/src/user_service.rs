@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use kronos_common::{
     identity::{Client, ClientError, ServiceToken},
     problem::Problem,
@@ -48,11 +48,11 @@ impl Rights {
     ///
     /// # Errors
     /// 503 if they cannot be known now.
-    pub(crate) fn usable(self) -> Result<Option<Grants>, Problem> {
+    pub(crate) fn usable(self, now: DateTime<Utc>) -> Result<Option<Grants>, Problem> {
         match self {
             Self::Live(grants) => Ok(Some(grants).filter(|grants| !grants.disabled)),
             Self::LastKnown(known) if known.disabled => Ok(None),
-            Self::LastKnown(known) if !known.is_outdated() => Ok(Some(known.into())),
+            Self::LastKnown(known) if !known.is_outdated(now) => Ok(Some(known.into())),
             Self::Gone => Ok(None),
             Self::LastKnown(_) | Self::Unknown => Err(Problem::unavailable("user administration", RETRY_AFTER)),
         }
@@ -73,8 +73,8 @@ impl UserService {
         let token = ServiceToken::own(move || {
             let issuer = issuer.clone();
             Box::pin(async move {
-                let life = Duration::from_secs(issuer.access_seconds().unsigned_abs());
-                Ok((issuer.issue_own(Utc::now()), life))
+                let issued = issuer.issue_own(Utc::now());
+                Ok((issued.token, Duration::from_secs(issued.expires_in.unsigned_abs())))
             })
         });
         let client = Client::new(&config.user_url, token, context)
@@ -129,6 +129,10 @@ impl UserService {
             Ok(decision) => Ok(decision),
             Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => {
                 Ok(Decision::deny("there is no such user"))
+            }
+            // It knows better what a resource can be named.
+            Err(ClientError::Status { status, problem: Some(problem), .. }) if matches!(status.as_u16(), 400 | 422) => {
+                Err(Problem::field("", "invalid", problem.detail))
             }
             Err(error) => {
                 log_absence(&error);

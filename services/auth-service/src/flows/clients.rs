@@ -13,7 +13,7 @@ use crate::{
     audit::SecurityEvent,
     clients::{Client, first_not_held, hash_secret, narrow, new_secret, next_epoch},
     store::{self, clients::NewClient},
-    tokens::Subject,
+    tokens::{IssuedToken, Subject},
 };
 
 /// A client to make.
@@ -127,7 +127,7 @@ pub(crate) async fn client_credentials(
     client_id: &str,
     secrets: &[String],
     scope: Option<&str>,
-) -> Result<(String, Vec<String>), TokenRefusal> {
+) -> Result<(IssuedToken, Vec<String>), TokenRefusal> {
     let now = Utc::now();
     let found = store::clients::authentication(&app.pool, client_id).await?;
     let found = found.filter(|found| secrets.iter().any(|secret| found.secrets.accept(secret, now)));

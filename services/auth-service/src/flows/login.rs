@@ -55,7 +55,7 @@ pub(crate) async fn login(app: &App, login: Login) -> Result<TokenPair, Problem>
     let Some(credential) = credential.filter(|_| verified.correct) else {
         return Err(refuse(app, &attempt, user_id).await?);
     };
-    let Some(grants) = app.users.rights(credential.user_id).await?.usable()? else {
+    let Some(grants) = app.users.rights(credential.user_id).await?.usable(Utc::now())? else {
         return Err(refuse(app, &attempt, user_id).await?);
     };
     let rehashed = phc.zip(verified.rehashed);
@@ -102,11 +102,12 @@ async fn begin_session(
     transaction.commit().await?;
     app.relay.wake();
     app.metrics.tokens.with_label_values(&["login"]).inc();
+    let issued = app.issuer.issue(Subject::user(grants, session.id, LOGIN_CLIENT), now);
     Ok(Some(TokenPair {
-        access_token: app.issuer.issue(Subject::user(grants, session.id, LOGIN_CLIENT), now),
+        access_token: issued.token,
         refresh_token: app.refresh_tokens.encode(RefreshToken { family: session.id, generation: 0 }),
         token_type: "Bearer",
-        expires_in: app.issuer.access_seconds(),
+        expires_in: issued.expires_in,
     }))
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn refresh(app: &App, text: &str) -> Result<TokenPair, Problem>
             Verdict::Repeated => session.generation,
             Verdict::Current => session.generation + 1,
         };
-        let Some(grants) = app.users.rights(session.user_id).await?.usable()? else {
+        let Some(grants) = app.users.rights(session.user_id).await?.usable(now)? else {
             sessions::end(app, session.id, "user-gone", None).await?;
             return Err(invalid());
         };
@@ -50,11 +50,12 @@ pub(crate) async fn refresh(app: &App, text: &str) -> Result<TokenPair, Problem>
         }
         app.metrics.tokens.with_label_values(&["refresh"]).inc();
         let successor = RefreshToken { family: session.id, generation: next.unsigned_abs() };
+        let issued = app.issuer.issue(Subject::user(grants, session.id, &session.client_id), now);
         return Ok(TokenPair {
-            access_token: app.issuer.issue(Subject::user(grants, session.id, &session.client_id), now),
+            access_token: issued.token,
             refresh_token: app.refresh_tokens.encode(successor),
             token_type: "Bearer",
-            expires_in: app.issuer.access_seconds(),
+            expires_in: issued.expires_in,
         });
     }
     Err(Problem::conflict("refresh_conflict", "the session is being refreshed by others: use the newest refresh token"))

@@ -94,11 +94,11 @@ async fn answer(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnsw
         Some("client_credentials") => {
             let shown = read_client(headers, &form)?;
             let issued = client_credentials(app, &shown.client_id, &shown.secrets, form.scope.as_deref()).await;
-            let (access_token, permissions) = issued.map_err(|refusal| explain(refusal, shown.basic))?;
+            let (issued, permissions) = issued.map_err(|refusal| explain(refusal, shown.basic))?;
             Ok(TokenAnswer {
-                access_token,
+                access_token: issued.token,
                 token_type: "Bearer",
-                expires_in: app.issuer.access_seconds(),
+                expires_in: issued.expires_in,
                 scope: Some(permissions.join(" ")),
                 refresh_token: None,
             })

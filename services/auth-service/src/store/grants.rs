@@ -8,7 +8,8 @@ use crate::grants::{Grants, KnownGrants};
 
 pub(crate) async fn find(executor: impl PgExecutor<'_>, user_id: Uuid) -> sqlx::Result<Option<KnownGrants>> {
     sqlx::query_as(
-        "select user_id, username, disabled, roles, permissions, scoped, epoch, newest_epoch, fetched_at
+        "select user_id, username, disabled, roles, permissions, scoped, epoch, newest_epoch, valid_until,
+             fetched_at
          from grants where user_id = $1",
     )
     .bind(user_id)
@@ -20,12 +21,14 @@ pub(crate) async fn find(executor: impl PgExecutor<'_>, user_id: Uuid) -> sqlx::
 pub(crate) async fn save(executor: impl PgExecutor<'_>, grants: &Grants, now: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query(
         "insert into grants
-             (user_id, username, disabled, roles, permissions, scoped, epoch, newest_epoch, fetched_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $7, $8)
+             (user_id, username, disabled, roles, permissions, scoped, epoch, newest_epoch, valid_until,
+              fetched_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9)
          on conflict on constraint grants_pkey do update set
              username = excluded.username, disabled = excluded.disabled, roles = excluded.roles,
              permissions = excluded.permissions, scoped = excluded.scoped, epoch = excluded.epoch,
-             newest_epoch = greatest(grants.newest_epoch, excluded.epoch), fetched_at = excluded.fetched_at
+             newest_epoch = greatest(grants.newest_epoch, excluded.epoch), valid_until = excluded.valid_until,
+             fetched_at = excluded.fetched_at
          where excluded.epoch >= grants.epoch",
     )
     .bind(grants.user_id)
@@ -35,6 +38,7 @@ pub(crate) async fn save(executor: impl PgExecutor<'_>, grants: &Grants, now: Da
     .bind(&grants.permissions)
     .bind(Json(&grants.scoped))
     .bind(grants.epoch)
+    .bind(grants.valid_until)
     .bind(now)
     .execute(executor)
     .await?;

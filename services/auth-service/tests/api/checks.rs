@@ -76,6 +76,7 @@ async fn while_user_service_is_away_the_last_known_rights_decide_and_it_is_said(
         json!([
             { "permission": "logs:read", "resource": "robot:R-1", "expiresAt": tomorrow },
             { "permission": "logs:read", "resource": "robot:R-2", "expiresAt": yesterday },
+            { "permission": "logs:read", "resource": "customer:17/*" },
         ]),
     );
     auth.login(&user).await;
@@ -93,6 +94,14 @@ async fn while_user_service_is_away_the_last_known_rights_decide_and_it_is_said(
     assert_eq!(ask(id.clone(), "logs:read", Some("robot:R-1")).await["allowed"], true);
     assert_eq!(ask(id.clone(), "logs:read", Some("robot:R-2")).await["allowed"], false, "it has ended");
     assert_eq!(ask(id.clone(), "logs:read", None).await["allowed"], false);
+    for (resource, allowed) in [
+        ("customer:17/robot:R-9", true),
+        ("customer:17", false),
+        ("customer:17/", false),
+        ("customer:171/robot:R-9", false),
+    ] {
+        assert_eq!(ask(id.clone(), "logs:read", Some(resource)).await["allowed"], allowed, "{resource}");
+    }
     assert_eq!(ask(uuid::Uuid::now_v7().to_string(), "logs:read", None).await["allowed"], false);
     sqlx::query("update grants set newest_epoch = epoch + 1").execute(&auth.pool).await.unwrap();
     let refused = ask(id, "robots:repair", None).await;
@@ -119,4 +128,15 @@ async fn a_question_with_a_wildcard_is_refused() {
         let body = json!({ "subject": ADMIN, "permission": permission });
         asker.post("/auth/check", &body).await.expect_problem(422, "invalid_request");
     }
+}
+
+#[tokio::test]
+async fn a_resource_that_user_service_does_not_understand_is_the_askers_mistake() {
+    let auth = TestAuth::start().await;
+    let user = auth.user(&[]).await;
+    let asker = auth.with_permissions(&["access:check"]).await;
+    let body = json!({ "subject": user.id, "permission": "logs:read", "resource": "no resource" });
+    asker.post("/auth/check", &body).await.expect_problem(422, "invalid_request");
+    let body = json!({ "subject": user.id, "permission": "logs:read", "resource": "nul\u{0}" });
+    asker.post("/auth/check", &body).await.expect_problem(422, "invalid_request");
 }

@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use kronos_common::problem::Problem;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -110,6 +111,10 @@ async fn give_access(
         Ok(grants) => grants,
         Err(response) => return response,
     };
+    if query.get("resource").is_some_and(|resource| resource.contains(' ')) {
+        let problem = Problem::bad_request("invalid_query", "a resource such as robot:R-42");
+        return problem.into_response();
+    }
     let wanted = query["permission"].clone();
     let holds = grants["permissions"].as_array().unwrap().iter().any(|held| held == wanted.as_str());
     let scoped = grants["scoped"].as_array().unwrap().iter().any(|grant| {

@@ -89,7 +89,7 @@ async fn a_new_key_is_published_before_it_signs_and_the_old_one_stays_for_its_to
     let user = auth.user(&[]).await;
     let (access, _) = auth.login(&user).await;
     let first = signs().await;
-    assert_eq!(kids().await, [first.clone()]);
+    assert_eq!(kids().await, std::slice::from_ref(&first));
 
     pass("activated_at", auth.config.keys.active_seconds - auth.config.keys.publish_seconds).await;
     wait_until("a second key is published", async || kids().await.len() == 2).await;

@@ -261,3 +261,18 @@ async fn a_wrong_password_is_in_no_record() {
             .unwrap();
     assert!(!rows.is_empty() && !rows.iter().any(|row| row.contains("secret")), "{rows:?}");
 }
+
+#[tokio::test]
+async fn no_token_outlives_a_right_that_ends_by_itself() {
+    let auth = TestAuth::start().await;
+    let user = auth.user(&["robots:repair"]).await;
+    let end = chrono::Utc::now() + chrono::TimeDelta::seconds(100);
+    auth.users.change(user.id, "validUntil", json!(end));
+    let answer = auth.try_login(&user.username, PASSWORD).await.expect(200).json();
+    assert!((90..=100).contains(&answer["expiresIn"].as_i64().unwrap()), "{answer}");
+    assert!(claims(answer["accessToken"].as_str().unwrap())["exp"].as_i64().unwrap() <= end.timestamp());
+    // And what was last known is not gone by after that.
+    sqlx::query("update grants set valid_until = now()").execute(&auth.pool).await.unwrap();
+    auth.users.set_mode(Mode::Fails);
+    auth.try_login(&user.username, PASSWORD).await.expect_problem(503, "store_unavailable");
+}
