@@ -7,6 +7,9 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// How often a caller tries again when it is told that the platform is busy.
+const BUSY_RETRIES: usize = 5;
+
 /// Where a platform is and who may call it: the part of `cargo xtask status --json` that a caller needs.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Target {
@@ -63,13 +66,7 @@ impl Answer {
     /// # Errors
     /// Another status; the message shows the problem.
     pub fn expect(self, status: u16) -> anyhow::Result<Value> {
-        ensure!(
-            self.status == status,
-            "{}: expected {status}, got {}: {}",
-            self.call,
-            self.status,
-            self.json
-        );
+        ensure!(self.status == status, "{}: expected {status}, got {}: {}", self.call, self.status, self.json);
         Ok(self.json)
     }
 
@@ -88,6 +85,12 @@ impl Answer {
         Ok(())
     }
 
+    /// How long the platform asks to wait before another try; a second if it does not say.
+    pub fn retry_after(&self) -> Duration {
+        let header = self.headers.get(reqwest::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Duration::from_secs(header.and_then(|text| text.parse().ok()).unwrap_or(1))
+    }
+
     /// A text member of the body.
     ///
     /// # Errors
@@ -102,10 +105,7 @@ impl Answer {
 /// # Errors
 /// It is not there.
 pub fn text(value: &Value, member: &str) -> anyhow::Result<String> {
-    value[member]
-        .as_str()
-        .map(str::to_owned)
-        .with_context(|| format!("no text `{member}` in {value}"))
+    value[member].as_str().map(str::to_owned).with_context(|| format!("no text `{member}` in {value}"))
 }
 
 impl Api {
@@ -119,11 +119,7 @@ impl Api {
             .read_timeout(Duration::from_secs(60))
             .build()
             .context("make an HTTP client")?;
-        Ok(Self {
-            http,
-            gateway: target.gateway.trim_end_matches('/').to_owned(),
-            token: None,
-        })
+        Ok(Self { http, gateway: target.gateway.trim_end_matches('/').to_owned(), token: None })
     }
 
     /// A person.
@@ -167,19 +163,13 @@ impl Api {
     /// The same caller with another token.
     #[must_use]
     pub fn with_token(&self, token: String) -> Self {
-        Self {
-            token: Some(token),
-            ..self.clone()
-        }
+        Self { token: Some(token), ..self.clone() }
     }
 
     /// The same caller at another address, such as a service's own.
     #[must_use]
     pub fn at(&self, base_url: String) -> Self {
-        Self {
-            gateway: base_url,
-            ..self.clone()
-        }
+        Self { gateway: base_url, ..self.clone() }
     }
 
     /// A request to be refined.
@@ -225,13 +215,24 @@ impl Api {
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let call = format!("{method} {path}");
-        let request = self.request(method, path);
-        let request = match body {
-            Some(body) => request.json(body),
-            None => request,
-        };
-        let response = request.send().await.with_context(|| call.clone())?;
-        read(call, response).await
+        for _ in 0..BUSY_RETRIES {
+            let answer = self.send_once(&call, &method, path, body).await?;
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+                return Ok(answer);
+            }
+            // Nothing was done: a caller waits as it is told, and tries again.
+            tokio::time::sleep(answer.retry_after()).await;
+        }
+        self.send_once(&call, &method, path, body).await
+    }
+
+    async fn send_once(&self, call: &str, method: &Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let mut request = self.request(method.clone(), path);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| call.to_owned())?;
+        read(call.to_owned(), response).await
     }
 }
 
@@ -241,14 +242,6 @@ impl Api {
 /// The body breaks off.
 pub async fn read(call: String, response: reqwest::Response) -> anyhow::Result<Answer> {
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = response
-        .bytes()
-        .await
-        .with_context(|| format!("{call}: read the answer"))?;
-    Ok(Answer {
-        call,
-        status,
-        headers,
-        json: serde_json::from_slice(&body).unwrap_or_default(),
-    })
+    let body = response.bytes().await.with_context(|| format!("{call}: read the answer"))?;
+    Ok(Answer { call, status, headers, json: serde_json::from_slice(&body).unwrap_or_default() })
 }

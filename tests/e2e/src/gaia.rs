@@ -30,9 +30,7 @@ impl Gaia {
     /// # Errors
     /// No port is free.
     pub async fn start(lines: Vec<Value>) -> anyhow::Result<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("start Gaia")?;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("start Gaia")?;
         let address = listener.local_addr().context("read Gaia's address")?;
         let router = Router::new()
             .route("/logs", get(list_logs))
@@ -53,11 +51,6 @@ impl Drop for Gaia {
 }
 
 async fn list_logs(State(lines): State<Arc<Vec<Value>>>, Query(filter): Query<Filter>) -> Json<Value> {
-    let wanted = |line: &&Value| {
-        filter
-            .service
-            .as_deref()
-            .is_none_or(|service| line["service"] == service)
-    };
+    let wanted = |line: &&Value| filter.service.as_deref().is_none_or(|service| line["service"] == service);
     Json(json!({ "items": lines.iter().filter(wanted).collect::<Vec<_>>() }))
 }

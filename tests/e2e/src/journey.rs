@@ -42,13 +42,7 @@ pub struct Journey<'a> {
 pub async fn play(target: &Target, tell: &mut (dyn FnMut(Told<'_>) + Send)) -> anyhow::Result<()> {
     let admin = Api::administrator(target).await.context("the administrator logs in")?;
     let run = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
-    let mut journey = Journey {
-        target,
-        admin,
-        run,
-        begun: chrono::Utc::now(),
-        tell,
-    };
+    let mut journey = Journey { target, admin, run, begun: chrono::Utc::now(), tell };
     journey.access().await.context("people and access")?;
     journey.messages().await.context("messages")?;
     journey.logs().await.context("logs")?;

@@ -29,22 +29,13 @@ impl Events {
     /// # Errors
     /// Refused, or no answer.
     pub async fn open(api: &Api, path: &str) -> anyhow::Result<Self> {
-        let request = api
-            .request(reqwest::Method::GET, path)
-            .header("accept", "text/event-stream");
+        let request = api.request(reqwest::Method::GET, path).header("accept", "text/event-stream");
         let response = request.send().await.with_context(|| format!("GET {path}"))?;
         if response.status() != 200 {
-            bail!(
-                "GET {path}: expected 200, got {}: {}",
-                response.status(),
-                response.text().await.unwrap_or_default()
-            );
+            bail!("GET {path}: expected 200, got {}: {}", response.status(), response.text().await.unwrap_or_default());
         }
         let bytes = response.bytes_stream().map(|chunk| chunk.map(Vec::from)).boxed();
-        Ok(Self {
-            bytes,
-            buffer: Vec::new(),
-        })
+        Ok(Self { bytes, buffer: Vec::new() })
     }
 
     /// The next event, within `patience`.
@@ -73,9 +64,7 @@ impl Events {
 /// An event with data; comments (keep-alives) and events without data are none.
 fn parse(block: &str) -> Option<Event> {
     let field = |name: &str| {
-        let lines = block
-            .lines()
-            .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(':'));
+        let lines = block.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(':'));
         lines.map(str::trim).collect::<Vec<_>>().join("\n")
     };
     let (name, data) = (field("event"), field("data"));

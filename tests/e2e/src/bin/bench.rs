@@ -56,18 +56,10 @@ async fn journey(platform: &Platform) -> anyhow::Result<()> {
     memory(platform)?;
     let through = Api::client(&platform.target, "hyperion").await?;
     let cache = platform.services.get("cache-service").context("no cache-service")?;
-    let base = if cache.api.starts_with("http") {
-        cache.api.clone()
-    } else {
-        format!("http://{}", cache.api)
-    };
+    let base = if cache.api.starts_with("http") { cache.api.clone() } else { format!("http://{}", cache.api) };
     let direct = through.at(base);
     let key = "/cache/bench/gateway";
-    let stored = through
-        .request(reqwest::Method::PUT, key)
-        .body(vec![b'x'; 1_024])
-        .send()
-        .await?;
+    let stored = through.request(reqwest::Method::PUT, key).body(vec![b'x'; 1_024]).send().await?;
     ensure!(stored.status().is_success(), "PUT {key}: {}", stored.status());
     time_calls(&direct, key, CALLS).await?;
     time_calls(&through, key, CALLS).await?;
@@ -76,10 +68,7 @@ async fn journey(platform: &Platform) -> anyhow::Result<()> {
         of_direct.extend(time_calls(&direct, key, CALLS).await?);
         of_gateway.extend(time_calls(&through, key, CALLS).await?);
     }
-    println!(
-        "GET of 1 KiB from cache-service, one call at a time, {} calls each, alternating:",
-        CALLS * ROUNDS
-    );
+    println!("GET of 1 KiB from cache-service, one call at a time, {} calls each, alternating:", CALLS * ROUNDS);
     let (direct, gateway) = (Quantiles::of(of_direct), Quantiles::of(of_gateway));
     println!("  the service itself      {direct}");
     println!("  through the gateway     {gateway}");
@@ -95,11 +84,7 @@ async fn time_calls(api: &Api, path: &str, calls: usize) -> anyhow::Result<Vec<D
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
         let begun = Instant::now();
-        let response = api
-            .request(reqwest::Method::GET, path)
-            .send()
-            .await?
-            .error_for_status()?;
+        let response = api.request(reqwest::Method::GET, path).send().await?.error_for_status()?;
         response.bytes().await?;
         times.push(begun.elapsed());
     }
@@ -115,10 +100,7 @@ impl Quantiles {
     fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
-        Self {
-            p50: at(50),
-            p99: at(99),
-        }
+        Self { p50: at(50), p99: at(99) }
     }
 }
 
@@ -135,23 +117,11 @@ fn memory(platform: &Platform) -> anyhow::Result<()> {
     for (name, service) in &platform.services {
         let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid))
             .with_context(|| format!("read the memory of {name}"))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("no VmRSS")?;
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .context("no number in VmRSS")?
-            .parse()
-            .context("read VmRSS")?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("no number in VmRSS")?.parse().context("read VmRSS")?;
         println!("  {name:<20} {:>6.1} MB", kib as f64 / 1_024.0);
         sum += kib;
     }
-    println!(
-        "  {:<20} {:>6.1} MB (at most 250 MB wanted, idle)",
-        "together",
-        sum as f64 / 1_024.0
-    );
+    println!("  {:<20} {:>6.1} MB (at most 250 MB wanted, idle)", "together", sum as f64 / 1_024.0);
     Ok(())
 }

@@ -17,10 +17,7 @@ impl Journey<'_> {
         self.done("the administrator logs in");
 
         let wrong = json!({ "username": self.target.admin.username, "password": "not this one" });
-        Api::anonymous(self.target)?
-            .post("/auth/login", &wrong)
-            .await?
-            .refused(401, "invalid_credentials")?;
+        Api::anonymous(self.target)?.post("/auth/login", &wrong).await?.refused(401, "invalid_credentials")?;
         self.done("a wrong password gets a 401 problem, code invalid_credentials");
 
         let (customer_role, technician_role) = (self.name("customer"), self.name("technician"));
@@ -48,10 +45,7 @@ impl Journey<'_> {
         customer.get("/cache/demo/none").await?.refused(404, "not_found")?;
         self.done("the customer's own token opens the cache (404: there is nothing yet)");
 
-        self.admin
-            .delete(&format!("/users/{customer_id}/roles/{customer_role}"))
-            .await?
-            .expect(204)?;
+        self.admin.delete(&format!("/users/{customer_id}/roles/{customer_role}")).await?.expect(204)?;
         let ((), felt) = eventually("the old token to be refused", REVOCATION, || async {
             let answer = customer.get("/cache/demo/none").await?;
             Ok((answer.status == 401 && answer.json["code"] == "token_revoked").then_some(()))
@@ -59,9 +53,7 @@ impl Journey<'_> {
         .await?;
         let answer = ouranos.post("/auth/check", &question).await?.expect(200)?;
         ensure!(answer["allowed"] == false, "the customer should be refused: {answer}");
-        self.done(format!(
-            "the role is taken away: Ouranos CRM hears no, the old token is refused after {felt:?}"
-        ));
+        self.done(format!("the role is taken away: Ouranos CRM hears no, the old token is refused after {felt:?}"));
 
         let refresh = json!({ "refreshToken": text(&tokens, "refreshToken")? });
         let ((), _) = eventually("a token with the new rights", PATIENCE, || async {
@@ -84,13 +76,7 @@ impl Journey<'_> {
         });
         let id = text(&self.admin.post("/users", &user).await?.expect(201)?, "id")?;
         let given = self.admin.put(&format!("/users/{id}/roles/{role}"), &json!({})).await?;
-        ensure!(
-            given.status.is_success(),
-            "{}: {} {}",
-            given.call,
-            given.status,
-            given.json
-        );
+        ensure!(given.status.is_success(), "{}: {} {}", given.call, given.status, given.json);
         Ok((username, id))
     }
 

@@ -26,10 +26,8 @@ impl Journey<'_> {
         self.done("the administrator adds a route to Gaia, with five requests a minute for each token");
 
         let path = format!("/{name}/state");
-        let (hyperion, hermes) = (
-            Api::client(self.target, "hyperion").await?,
-            Api::client(self.target, "hermes").await?,
-        );
+        let (hyperion, hermes) =
+            (Api::client(self.target, "hyperion").await?, Api::client(self.target, "hermes").await?);
         let mut served = 0;
         let mut limited = None;
         for _ in 0..ALLOWED * 2 {
@@ -40,23 +38,12 @@ impl Journey<'_> {
                 _ => drop(answer.expect(200)?),
             }
         }
-        let Some(limited) = limited else {
-            anyhow::bail!("{served} requests and none was limited")
-        };
-        let wait = limited
-            .headers
-            .get("retry-after")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        ensure!(
-            wait.parse::<u64>().is_ok_and(|wait| wait > 0),
-            "no Retry-After on {limited:?}"
-        );
+        let Some(limited) = limited else { anyhow::bail!("{served} requests and none was limited") };
+        let wait =
+            limited.headers.get("retry-after").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        ensure!(wait.parse::<u64>().is_ok_and(|wait| wait > 0), "no Retry-After on {limited:?}");
         limited.refused(429, "rate_limited")?;
-        self.done(format!(
-            "Hypérion asks too fast: {served} served, then 429, Retry-After: {wait} s"
-        ));
+        self.done(format!("Hypérion asks too fast: {served} served, then 429, Retry-After: {wait} s"));
         hermes.get(&path).await?.expect(200)?;
         self.done("Hermès, at the same time, is served");
 

@@ -43,10 +43,7 @@ impl Journey<'_> {
                 break event.data;
             }
         };
-        ensure!(
-            seen["message"].as_str().is_some_and(|text| text.contains(&word)),
-            "another line came: {seen}"
-        );
+        ensure!(seen["message"].as_str().is_some_and(|text| text.contains(&word)), "another line came: {seen}");
         self.done("Ouranos Desk follows the robot's log live and sees its warning");
 
         let (_, after) = self.find(&desk, &format!("q={word}&service={robot}")).await?;
@@ -71,18 +68,9 @@ impl Journey<'_> {
         let source = format!("gaia-{}", self.run);
         let registered = self
             .admin
-            .put(
-                &format!("/logs/sources/{source}"),
-                &json!({ "url": format!("http://{}", gaia.address) }),
-            )
+            .put(&format!("/logs/sources/{source}"), &json!({ "url": format!("http://{}", gaia.address) }))
             .await?;
-        ensure!(
-            registered.status.is_success(),
-            "{}: {} {}",
-            registered.call,
-            registered.status,
-            registered.json
-        );
+        ensure!(registered.status.is_success(), "{}: {} {}", registered.call, registered.status, registered.json);
 
         let path = format!("/logs?service={robot}&to={}", at(0));
         let (answer, _) = eventually("the merged logs", SEARCHABLE, || async {
@@ -94,31 +82,15 @@ impl Journey<'_> {
         let items = answer["items"].as_array().context("no items")?;
         let mut times: Vec<DateTime<Utc>> = Vec::new();
         for item in items {
-            times.push(
-                item["timestamp"]
-                    .as_str()
-                    .context("no timestamp")?
-                    .parse()
-                    .context("read a timestamp")?,
-            );
+            times.push(item["timestamp"].as_str().context("no timestamp")?.parse().context("read a timestamp")?);
         }
         ensure!(times.is_sorted_by(|a, b| a >= b), "not in order of time: {answer}");
         let from_gaia = items.iter().filter(|item| item["source"] == source.as_str()).count();
         ensure!(from_gaia == 2, "two lines should say that they are Gaia's: {answer}");
-        let names: Vec<&Value> = answer["sources"]
-            .as_array()
-            .context("no sources")?
-            .iter()
-            .map(|s| &s["name"])
-            .collect();
-        ensure!(
-            names.len() >= 2 && names.contains(&&json!(source)),
-            "the sources are not told: {answer}"
-        );
-        self.admin
-            .delete(&format!("/logs/sources/{source}"))
-            .await?
-            .expect(204)?;
+        let names: Vec<&Value> =
+            answer["sources"].as_array().context("no sources")?.iter().map(|s| &s["name"]).collect();
+        ensure!(names.len() >= 2 && names.contains(&&json!(source)), "the sources are not told: {answer}");
+        self.admin.delete(&format!("/logs/sources/{source}")).await?.expect(204)?;
         self.done("Ouranos Desk asks for the robot's logs: one answer in order of time, two lines of it from Gaia");
         Ok(())
     }

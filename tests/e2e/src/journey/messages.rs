@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Context as _, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::{Journey, PATIENCE, eventually};
 use crate::{
@@ -23,10 +24,7 @@ impl Journey<'_> {
         let hyperion = Api::client(self.target, "hyperion").await?;
         let hermes = Api::client(self.target, "hermes").await?;
         let (telemetry, firmware) = (self.name("telemetry"), self.name("firmware"));
-        hyperion
-            .post("/topics", &json!({ "name": telemetry, "kind": "stream" }))
-            .await?
-            .expect(201)?;
+        hyperion.post("/topics", &json!({ "name": telemetry, "kind": "stream" })).await?.expect(201)?;
         let queue = json!({
             "name": firmware, "kind": "queue", "maxAttempts": ATTEMPTS, "backoffMs": BACKOFF_MS, "leaseMs": 10_000,
         });
@@ -34,30 +32,25 @@ impl Journey<'_> {
         self.done("Hypérion makes a stream for events and a queue for firmware commands");
 
         let published = publish_events(&hyperion, &telemetry).await?;
-        self.done(format!(
-            "Hypérion publishes {EVENTS} robot events, each answered after the broker's confirm"
-        ));
+        self.done(format!("Hypérion publishes {EVENTS} robot events, each answered after the broker's confirm"));
         let path = format!("/subscribe/{telemetry}?group=support&from=earliest");
         let mut events = Events::open(&hermes, &path).await?;
         let mut received = BTreeSet::new();
+        let mut acknowledgements = JoinSet::new();
         while received.len() < published.len() {
-            let event = events
-                .next(PATIENCE)
-                .await
-                .with_context(|| format!("after {} events", received.len()))?;
+            let event = events.next(PATIENCE).await.with_context(|| format!("after {} events", received.len()))?;
             if event.name == "message" {
-                received.insert(text(&event.data, "messageId")?);
+                let id = text(&event.data, "messageId")?;
+                let hermes = hermes.clone();
+                let ack = format!("/ack/{id}");
+                acknowledgements.spawn(async move { hermes.post(&ack, &json!({})).await?.expect(204) });
+                received.insert(id);
             }
         }
+        while let Some(acknowledged) = acknowledgements.join_next().await {
+            acknowledged.context("acknowledge")??;
+        }
         ensure!(received == published, "what was received is not what was published");
-        stream::iter(&received)
-            .map(|id| {
-                let hermes = &hermes;
-                async move { hermes.post(&format!("/ack/{id}"), &json!({})).await?.expect(204) }
-            })
-            .buffer_unordered(CALLERS)
-            .try_collect::<Vec<_>>()
-            .await?;
         drop(events);
         self.done(format!("Hermès receives all {EVENTS} over SSE and acknowledges them"));
         self.firmware(&hyperion, &hermes, &firmware).await?;
@@ -70,27 +63,18 @@ impl Journey<'_> {
     /// A command that fails at every attempt, lies among the dead letters, and is replayed.
     async fn firmware(&mut self, hyperion: &Api, hermes: &Api, firmware: &str) -> anyhow::Result<()> {
         let command = json!({ "topic": firmware, "payload": { "robot": "R-42", "install": "2.1.0" }, "key": "R-42" });
-        let id = hyperion
-            .post("/publish", &command)
-            .await?
-            .expect(201)
-            .and_then(|answer| text(&answer, "messageId"))?;
+        let id =
+            hyperion.post("/publish", &command).await?.expect(201).and_then(|answer| text(&answer, "messageId"))?;
         let mut events = Events::open(hermes, &format!("/subscribe/{firmware}")).await?;
         let mut previous: Option<tokio::time::Instant> = None;
         for attempt in 1..=ATTEMPTS {
             let delivery = next_message(&mut events).await?;
             ensure!(delivery["messageId"] == id, "another message came: {delivery}");
-            ensure!(
-                delivery["attempt"] == attempt,
-                "attempt {attempt} was expected: {delivery}"
-            );
+            ensure!(delivery["attempt"] == attempt, "attempt {attempt} was expected: {delivery}");
             if let Some(failed) = previous {
                 let waited = failed.elapsed();
                 // The back-off is jittered, but never shorter than half of its base.
-                ensure!(
-                    waited >= Duration::from_millis(BACKOFF_MS / 2),
-                    "it came back too soon, after {waited:?}"
-                );
+                ensure!(waited >= Duration::from_millis(BACKOFF_MS / 2), "it came back too soon, after {waited:?}");
                 self.done(format!("attempt {attempt} comes after a back-off of {waited:?}"));
             }
             let failure = json!({ "reason": "the robot is charging" });
@@ -107,14 +91,8 @@ impl Journey<'_> {
             Ok(items.into_iter().find(|item| item["messageId"] == id))
         })
         .await?;
-        self.done(format!(
-            "after {ATTEMPTS} attempts it lies among the dead letters: {}",
-            letter["reason"]
-        ));
-        self.admin
-            .post(&format!("/retry/{id}"), &json!({}))
-            .await?
-            .expect(202)?;
+        self.done(format!("after {ATTEMPTS} attempts it lies among the dead letters: {}", letter["reason"]));
+        self.admin.post(&format!("/retry/{id}"), &json!({})).await?.expect(202)?;
         let delivery = next_message(&mut events).await?;
         ensure!(delivery["messageId"] == id, "another message came: {delivery}");
         hermes.post(&format!("/ack/{id}"), &json!({})).await?.expect(204)?;
@@ -130,13 +108,7 @@ async fn publish_events(hyperion: &Api, topic: &str) -> anyhow::Result<BTreeSet<
             let robot = format!("R-{}", number % 50);
             let event = json!({ "topic": topic, "key": robot, "payload": { "robot": robot, "number": number } });
             let answer = hyperion.post("/publish", &event).await?;
-            ensure!(
-                [201, 202].contains(&answer.status.as_u16()),
-                "{}: {} {}",
-                answer.call,
-                answer.status,
-                answer.json
-            );
+            ensure!([201, 202].contains(&answer.status.as_u16()), "{}: {} {}", answer.call, answer.status, answer.json);
             answer.text("messageId")
         })
         .buffer_unordered(CALLERS)

@@ -34,29 +34,16 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
     let forged = anonymous.with_token(forged_token(&platform).await);
 
     let document = admin.get("/openapi.json").await.unwrap().expect(200).unwrap();
-    assert!(
-        document
-            .get("x-kronos-missing")
-            .is_none_or(|missing| missing == &json!([])),
-        "{document}"
-    );
+    assert!(document.get("x-kronos-missing").is_none_or(|missing| missing == &json!([])), "{document}");
     let operations = operations(&document);
-    assert!(
-        operations.len() > 50,
-        "only {} operations are described",
-        operations.len()
-    );
+    assert!(operations.len() > 50, "only {} operations are described", operations.len());
 
     let before = state(&admin).await;
     let mut wrong = Vec::new();
     for operation in &operations {
         let call = format!("{} {}", operation.method, operation.path);
         let judge = |what: &str, answer: Answer, status: &[u16]| {
-            let kind = answer
-                .headers
-                .get(CONTENT_TYPE)
-                .and_then(|kind| kind.to_str().ok())
-                .unwrap_or_default();
+            let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             // OAuth's own endpoints answer with OAuth's own errors (RFC 6749 section 5.2).
             let told = (kind == "application/problem+json" && answer.json["code"].is_string())
                 || (operation.path.starts_with("/oauth/") && answer.json["error"].is_string());
@@ -64,11 +51,9 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
             (!right).then(|| format!("{call}: {what}: {} {kind} {}", answer.status, answer.json))
         };
         if operation.needs_token {
-            for (what, api, status) in [
-                ("no token", &anonymous, 401),
-                ("an expired token", &expired, 401),
-                ("a forged token", &forged, 401),
-            ] {
+            for (what, api, status) in
+                [("no token", &anonymous, 401), ("an expired token", &expired, 401), ("a forged token", &forged, 401)]
+            {
                 wrong.extend(judge(what, send(api, operation, Some(json!({}))).await, &[status]));
             }
             let answer = send(&powerless, operation, Some(json!({}))).await;
@@ -99,39 +84,19 @@ fn bad_bodies(schema: &Value) -> Vec<(&'static str, &'static str, String, &'stat
         ("malformed JSON", "application/json", "{\"a\":".into(), &[400]),
         ("a wrong content type", "text/csv", "a,b".into(), &[415]),
         ("a wrong type", "application/json", "42".into(), &[422]),
-        (
-            "a body too large",
-            "application/json",
-            format!("\"{}\"", "x".repeat(TOO_LARGE)),
-            &[413],
-        ),
+        ("a body too large", "application/json", format!("\"{}\"", "x".repeat(TOO_LARGE)), &[413]),
     ];
     let properties = schema["properties"].as_object().cloned().unwrap_or_default();
     if schema["additionalProperties"] == false {
-        cases.push((
-            "an unknown field",
-            "application/json",
-            json!({ "colour of the sky": 1 }).to_string(),
-            &[422],
-        ));
+        cases.push(("an unknown field", "application/json", json!({ "colour of the sky": 1 }).to_string(), &[422]));
     }
-    if schema["required"]
-        .as_array()
-        .is_some_and(|required| !required.is_empty())
-    {
+    if schema["required"].as_array().is_some_and(|required| !required.is_empty()) {
         cases.push(("missing fields", "application/json", "{}".into(), &[422]));
     }
-    let wrong: Map<String, Value> = properties
-        .iter()
-        .map(|(name, schema)| (name.clone(), wrong_value(schema)))
-        .collect();
+    let wrong: Map<String, Value> =
+        properties.iter().map(|(name, schema)| (name.clone(), wrong_value(schema))).collect();
     if wrong.values().any(|value| !value.is_null()) {
-        cases.push((
-            "fields of wrong types",
-            "application/json",
-            Value::Object(wrong).to_string(),
-            &[422],
-        ));
+        cases.push(("fields of wrong types", "application/json", Value::Object(wrong).to_string(), &[422]));
     }
     let long: Map<String, Value> = properties
         .iter()
@@ -139,12 +104,7 @@ fn bad_bodies(schema: &Value) -> Vec<(&'static str, &'static str, String, &'stat
         .map(|(name, _)| (name.clone(), json!("x".repeat(200_000))))
         .collect();
     if !long.is_empty() {
-        cases.push((
-            "texts too long",
-            "application/json",
-            Value::Object(long).to_string(),
-            &[413, 422],
-        ));
+        cases.push(("texts too long", "application/json", Value::Object(long).to_string(), &[413, 422]));
     }
     cases
 }
@@ -155,18 +115,10 @@ fn wrong_value(schema: &Value) -> Value {
         Value::String(name) => vec![name.as_str()],
         Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
         _ => {
-            return if schema.get("$ref").is_some() {
-                json!([[7]])
-            } else {
-                Value::Null
-            };
+            return if schema.get("$ref").is_some() { json!([[7]]) } else { Value::Null };
         }
     };
-    if types.contains(&"boolean") {
-        json!("yes")
-    } else {
-        json!(true)
-    }
+    if types.contains(&"boolean") { json!("yes") } else { json!(true) }
 }
 
 fn operations(document: &Value) -> Vec<Operation> {
@@ -182,9 +134,7 @@ fn operations(document: &Value) -> Vec<Operation> {
             operations.push(Operation {
                 method,
                 path: fill(template),
-                needs_token: operation["security"]
-                    .as_array()
-                    .is_some_and(|schemes| !schemes.is_empty()),
+                needs_token: operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()),
                 body: operation
                     .pointer("/requestBody/content/application~1json/schema")
                     .map(|schema| resolve(document, schema)),
@@ -196,21 +146,14 @@ fn operations(document: &Value) -> Vec<Operation> {
 
 /// Path parameters become ids that name nothing.
 fn fill(template: &str) -> String {
-    let filled = template.split('/').map(|segment| {
-        if segment.starts_with('{') {
-            uuid::Uuid::now_v7().to_string()
-        } else {
-            segment.to_owned()
-        }
-    });
+    let filled = template
+        .split('/')
+        .map(|segment| if segment.starts_with('{') { uuid::Uuid::now_v7().to_string() } else { segment.to_owned() });
     filled.collect::<Vec<_>>().join("/")
 }
 
 fn resolve(document: &Value, schema: &Value) -> Value {
-    match schema["$ref"]
-        .as_str()
-        .and_then(|reference| reference.strip_prefix('#'))
-    {
+    match schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
         Some(pointer) => document.pointer(pointer).cloned().unwrap_or_default(),
         None => schema.clone(),
     }
@@ -218,9 +161,7 @@ fn resolve(document: &Value, schema: &Value) -> Value {
 
 /// Paths that any valid token opens, because they concern the caller itself.
 fn is_for_everybody(path: &str) -> bool {
-    ["/auth/logout", "/auth/sessions"]
-        .iter()
-        .any(|own| path.starts_with(own))
+    ["/auth/logout", "/auth/sessions"].iter().any(|own| path.starts_with(own))
 }
 
 async fn send(api: &Api, operation: &Operation, body: Option<Value>) -> Answer {
@@ -228,12 +169,7 @@ async fn send(api: &Api, operation: &Operation, body: Option<Value>) -> Answer {
     if let (Some(body), true) = (body, operation.body.is_some()) {
         request = request.json(&body);
     }
-    read(
-        format!("{} {}", operation.method, operation.path),
-        request.send().await.unwrap(),
-    )
-    .await
-    .unwrap()
+    read(format!("{} {}", operation.method, operation.path), request.send().await.unwrap()).await.unwrap()
 }
 
 /// A user who may nothing.
@@ -249,11 +185,7 @@ async fn powerless(platform: &Platform, admin: &Api) -> Api {
 /// The administrator's own token with a changed signature.
 async fn forged_token(platform: &Platform) -> String {
     let login = json!({ "username": platform.target.admin.username, "password": platform.target.admin.password });
-    let answer = Api::anonymous(&platform.target)
-        .unwrap()
-        .post("/auth/login", &login)
-        .await
-        .unwrap();
+    let answer = Api::anonymous(&platform.target).unwrap().post("/auth/login", &login).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
     let token = answer.text("accessToken").unwrap();
     let (head, signature) = token.rsplit_once('.').unwrap();
@@ -265,14 +197,7 @@ async fn forged_token(platform: &Platform) -> String {
 async fn state(admin: &Api) -> Vec<Value> {
     let mut lists = Vec::new();
     for path in STATE {
-        lists.push(
-            admin
-                .get(&format!("{path}?limit=200"))
-                .await
-                .unwrap()
-                .expect(200)
-                .unwrap(),
-        );
+        lists.push(admin.get(&format!("{path}?limit=200")).await.unwrap().expect(200).unwrap());
     }
     lists
 }

@@ -35,17 +35,9 @@ struct Acknowledged {
 async fn a_killed_service_loses_no_acknowledged_message_and_no_acknowledged_line() {
     let mut platform = Platform::start().await;
     let admin = Api::administrator(&platform.target).await.unwrap();
-    let (stream, queue) = (
-        kronos_testkit::unique("faults-stream"),
-        kronos_testkit::unique("faults-queue"),
-    );
+    let (stream, queue) = (kronos_testkit::unique("faults-stream"), kronos_testkit::unique("faults-queue"));
     for (name, kind) in [(&stream, "stream"), (&queue, "queue")] {
-        admin
-            .post("/topics", &json!({ "name": name, "kind": kind }))
-            .await
-            .unwrap()
-            .expect(201)
-            .unwrap();
+        admin.post("/topics", &json!({ "name": name, "kind": kind })).await.unwrap().expect(201).unwrap();
     }
     let source = kronos_testkit::unique("faults");
     let end = Arc::new(AtomicBool::new(false));
@@ -77,13 +69,7 @@ async fn a_killed_service_loses_no_acknowledged_message_and_no_acknowledged_line
     for (topic, published) in [(&stream, &acknowledged.stream), (&queue, &acknowledged.queue)] {
         let received = receive(&admin, topic, published).await;
         let lost: Vec<_> = published.difference(&received).collect();
-        assert!(
-            lost.is_empty(),
-            "{topic}: {} of {} are lost, such as {:?}",
-            lost.len(),
-            published.len(),
-            lost.first()
-        );
+        assert!(lost.is_empty(), "{topic}: {} of {} are lost, such as {:?}", lost.len(), published.len(), lost.first());
     }
     let kept = lines(&admin, &source, acknowledged.lines.len()).await;
     let lost: Vec<_> = acknowledged.lines.difference(&kept).collect();
@@ -128,23 +114,14 @@ async fn publish_until(
 
 /// Takes and acknowledges until all that is expected came, or nothing more comes.
 async fn receive(api: &Api, topic: &str, expected: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut events = Events::open(api, &format!("/subscribe/{topic}?group=after&from=earliest"))
-        .await
-        .unwrap();
+    let mut events = Events::open(api, &format!("/subscribe/{topic}?group=after&from=earliest")).await.unwrap();
     let mut received = BTreeSet::new();
     while !expected.is_subset(&received) {
         let Ok(event) = events.next(PATIENCE).await else { break };
         if event.name == "message" {
             let id = text(&event.data, "messageId").unwrap();
-            assert_eq!(
-                api.post(&format!("/ack/{id}"), &json!({})).await.unwrap().status,
-                204,
-                "{id}"
-            );
-            assert!(
-                received.insert(id.clone()),
-                "{id} came again though it was acknowledged"
-            );
+            assert_eq!(api.post(&format!("/ack/{id}"), &json!({})).await.unwrap().status, 204, "{id}");
+            assert!(received.insert(id.clone()), "{id} came again though it was acknowledged");
         }
     }
     received
@@ -156,12 +133,8 @@ async fn lines(api: &Api, source: &str, expected: usize) -> BTreeSet<String> {
     loop {
         let (mut found, mut cursor) = (BTreeSet::new(), String::new());
         loop {
-            let page = api
-                .get(&format!("/logs?service={source}&limit=200{cursor}"))
-                .await
-                .unwrap()
-                .expect(200)
-                .unwrap();
+            let page =
+                api.get(&format!("/logs?service={source}&limit=200{cursor}")).await.unwrap().expect(200).unwrap();
             for item in page["items"].as_array().unwrap() {
                 assert!(found.insert(text(item, "id").unwrap()), "{item} is there twice");
             }

@@ -7,7 +7,10 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,15 +28,11 @@ pub(crate) const SERVICES: [&str; 7] = [
     "database-admin",
     "router-service",
 ];
-const CALLERS: [&str; 6] = [
-    "hyperion",
-    "ouranos-crm",
-    "ouranos-desk",
-    "gaia",
-    "hephaistos",
-    "hermes",
-];
+const CALLERS: [&str; 6] = ["hyperion", "ouranos-crm", "ouranos-desk", "gaia", "hephaistos", "hermes"];
 const STARTUP: Duration = Duration::from_secs(60);
+
+/// One platform at a time: three of them on two cores would measure patience, not Kronos.
+static TURN: LazyLock<Arc<tokio::sync::Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// Ports below the range that outgoing connections use, so that one that is free now is free in a moment.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(12_000);
@@ -60,43 +59,30 @@ pub(crate) struct Platform {
     services: BTreeMap<&'static str, Service>,
     directory: PathBuf,
     _database: TestDatabase,
+    _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl Platform {
     /// Starts all seven and waits until they are ready and the administrator can log in.
     pub(crate) async fn start() -> Self {
+        let turn = TURN.clone().lock_owned().await;
         let database = TestDatabase::create().await;
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique("platform"));
         fs::create_dir_all(&directory).unwrap();
-        let ports: BTreeMap<&'static str, (u16, u16)> = SERVICES
-            .into_iter()
-            .map(|name| (name, (free_port(), free_port())))
-            .collect();
+        let ports: BTreeMap<&'static str, (u16, u16)> =
+            SERVICES.into_iter().map(|name| (name, (free_port(), free_port()))).collect();
         let url = |name: &str| format!("http://127.0.0.1:{}", ports[name].0);
         let secret = |name: &str| format!("secret-of-{name}-{}", database.name());
-        let clients = CALLERS.into_iter().map(|name| {
-            (
-                name.to_owned(),
-                Credentials {
-                    id: name.into(),
-                    secret: secret(name),
-                },
-            )
-        });
+        let clients =
+            CALLERS.into_iter().map(|name| (name.to_owned(), Credentials { id: name.into(), secret: secret(name) }));
         let target = Target {
             gateway: url("router-service"),
-            admin: Admin {
-                username: "admin".into(),
-                password: "administration of Kronos 1".into(),
-            },
+            admin: Admin { username: "admin".into(), password: "administration of Kronos 1".into() },
             clients: clients.collect(),
         };
         let bootstrap = directory.join("clients.json");
-        let all: BTreeMap<&str, Value> = CALLERS
-            .into_iter()
-            .chain(SERVICES)
-            .map(|name| (name, json!({ "secret": secret(name) })))
-            .collect();
+        let all: BTreeMap<&str, Value> =
+            CALLERS.into_iter().chain(SERVICES).map(|name| (name, json!({ "secret": secret(name) }))).collect();
         fs::write(&bootstrap, json!({ "clients": all }).to_string()).unwrap();
 
         let stores = Stores::get();
@@ -123,10 +109,7 @@ impl Platform {
             set("redis.url", exposed(&redis.url));
             set("redis.prefix", redis.prefix.clone());
             set("identity.issuer", target.gateway.clone());
-            set(
-                "identity.jwks_url",
-                format!("{}/.well-known/jwks.json", url("auth-service")),
-            );
+            set("identity.jwks_url", format!("{}/.well-known/jwks.json", url("auth-service")));
             set("identity.auth_url", url("auth-service"));
             set("identity.client_secret", secret(name));
             if name != "cache-service" {
@@ -141,10 +124,7 @@ impl Platform {
             }
             if ["auth-service", "log-service", "database-admin"].contains(&name) {
                 set("sealing.active", "one".into());
-                set(
-                    "sealing.keys.one",
-                    "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=".into(),
-                );
+                set("sealing.keys.one", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=".into());
             }
             match name {
                 "auth-service" => {
@@ -180,21 +160,9 @@ impl Platform {
                 }
                 _ => {}
             }
-            services.insert(
-                name,
-                Service {
-                    environment,
-                    operations,
-                    child: None,
-                },
-            );
+            services.insert(name, Service { environment, operations, child: None });
         }
-        let mut platform = Self {
-            target,
-            services,
-            directory,
-            _database: database,
-        };
+        let mut platform = Self { target, services, directory, _database: database, _turn: turn };
         for name in SERVICES {
             platform.launch(name);
         }
@@ -202,10 +170,7 @@ impl Platform {
             platform.wait_ready(name).await;
         }
         let target = platform.target.clone();
-        wait_up_to(STARTUP, "the administrator to be made", async || {
-            Api::administrator(&target).await.is_ok()
-        })
-        .await;
+        wait_up_to(STARTUP, "the administrator to be made", async || Api::administrator(&target).await.is_ok()).await;
         platform
     }
 
@@ -231,19 +196,12 @@ impl Platform {
         environment.insert("KRONOS_HTTP__OPERATIONS_BIND".into(), format!("127.0.0.1:{operations}"));
         environment.insert("KRONOS_TOKENS__ACCESS_SECONDS".into(), "1".into());
         let mut child = self.spawn("auth-service", "short-lived", &environment);
-        let second = Target {
-            gateway: format!("http://127.0.0.1:{api}"),
-            ..self.target.clone()
-        };
+        let second = Target { gateway: format!("http://127.0.0.1:{api}"), ..self.target.clone() };
         let login = json!({ "username": second.admin.username, "password": second.admin.password });
         let api = Api::anonymous(&second).unwrap();
         let mut token = None;
         wait_up_to(STARTUP, "a token that lives for a second", async || {
-            token = api
-                .post("/auth/login", &login)
-                .await
-                .ok()
-                .and_then(|answer| answer.text("accessToken").ok());
+            token = api.post("/auth/login", &login).await.ok().and_then(|answer| answer.text("accessToken").ok());
             token.is_some()
         })
         .await;
@@ -252,10 +210,7 @@ impl Platform {
         let token = token.unwrap();
         let caller = Api::anonymous(&self.target).unwrap().with_token(token.clone());
         wait_up_to(STARTUP, "the token to expire", async || {
-            caller
-                .get("/users")
-                .await
-                .is_ok_and(|answer| answer.json["code"] == "token_expired")
+            caller.get("/users").await.is_ok_and(|answer| answer.json["code"] == "token_expired")
         })
         .await;
         token
@@ -267,24 +222,11 @@ impl Platform {
     }
 
     fn spawn(&self, binary: &str, log: &str, environment: &BTreeMap<String, String>) -> Child {
-        let binaries = std::env::current_exe()
-            .unwrap()
-            .parent()
-            .unwrap()
-            .parent()
-            .unwrap()
-            .to_owned();
+        let binaries = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let program = binaries.join(binary);
-        assert!(
-            program.exists(),
-            "{} is not built: run `cargo xtask test`",
-            program.display()
-        );
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.join(format!("{log}.log")))
-            .unwrap();
+        assert!(program.exists(), "{} is not built: run `cargo xtask test`", program.display());
+        let log =
+            fs::File::options().create(true).append(true).open(self.directory.join(format!("{log}.log"))).unwrap();
         let run = self.directory.join(format!("run-{binary}"));
         fs::create_dir_all(&run).unwrap();
         Command::new(program)
@@ -300,25 +242,13 @@ impl Platform {
     async fn wait_ready(&mut self, name: &str) {
         let service = self.services.get_mut(name).unwrap();
         let ready = format!("http://127.0.0.1:{}/ready", service.operations);
-        let (log, child) = (
-            self.directory.join(format!("{name}.log")),
-            service.child.as_mut().unwrap(),
-        );
-        wait_up_to(
-            STARTUP,
-            &format!("{name} to be ready, see {}", log.display()),
-            async || {
-                if let Some(status) = child.try_wait().unwrap() {
-                    panic!(
-                        "{name} ended with {status}:\n{}",
-                        fs::read_to_string(&log).unwrap_or_default()
-                    );
-                }
-                reqwest::get(&ready)
-                    .await
-                    .is_ok_and(|response| response.status() == 200)
-            },
-        )
+        let (log, child) = (self.directory.join(format!("{name}.log")), service.child.as_mut().unwrap());
+        wait_up_to(STARTUP, &format!("{name} to be ready, see {}", log.display()), async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{name} ended with {status}:\n{}", fs::read_to_string(&log).unwrap_or_default());
+            }
+            reqwest::get(&ready).await.is_ok_and(|response| response.status() == 200)
+        })
         .await;
     }
 }
@@ -344,9 +274,5 @@ fn exposed(secret: &secrecy::SecretString) -> String {
 
 fn pg_dump() -> String {
     let versioned = "/usr/lib/postgresql/15/bin/pg_dump";
-    if fs::exists(versioned).unwrap_or(false) {
-        versioned.to_owned()
-    } else {
-        "pg_dump".to_owned()
-    }
+    if fs::exists(versioned).unwrap_or(false) { versioned.to_owned() } else { "pg_dump".to_owned() }
 }
