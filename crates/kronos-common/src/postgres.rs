@@ -151,6 +151,8 @@ pub async fn check_migrations(pool: &PgPool, migrators: &[&Migrator]) -> anyhow:
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
+        // What the driver makes of a connection that is closed at once, by a balancer without a server behind it.
+        sqlx::Error::Protocol(text) => text.starts_with("unexpected response from SSLRequest: 0x00"),
         // Class 08: connection exception; 57P01 to 57P03: the server stops, crashed or starts; 53: out of resources.
         sqlx::Error::Database(error) => error
             .code()

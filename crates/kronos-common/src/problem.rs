@@ -11,7 +11,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::trace;
+use crate::{postgres, trace};
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -245,14 +245,7 @@ impl IntoResponse for Problem {
 /// A database that is away is a 503, anything else that was not expected a 500.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        let away = match &error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
-            // Class 08: connection exceptions; 57P01 to 57P03: shutting down or starting up; 53300: too many connections.
-            sqlx::Error::Database(database) => database
-                .code()
-                .is_some_and(|code| code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "53300")),
-            _ => false,
-        };
+        let away = postgres::is_unavailable(&error);
         // PostgreSQL's text cannot hold U+0000, which JSON and URLs can: that is the caller's mistake.
         let unstorable = error.as_database_error().and_then(|error| error.code());
         if away {
