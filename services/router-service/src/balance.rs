@@ -9,12 +9,14 @@ use std::sync::{
 
 use http::uri::Authority;
 
-/// Latency is forgotten at this rate.
+/// Among measurements, an old one counts less at this rate.
 const DECAY_US: f64 = 10_000_000.0;
+/// Without measurements what is known is forgotten faster: an instance that was slow once is tried again soon.
+const FORGET_US: f64 = 1_000_000.0;
 /// No instance counts as faster than this, so that requests under way weigh from the start.
 const FLOOR_US: f64 = 100.0;
 /// What a failure counts as: failing fast must not attract requests.
-const PENALTY_US: f64 = 1_000_000.0;
+const PENALTY_US: f64 = 250_000.0;
 /// Retries that can be saved up, in thousandths.
 const BUDGET_CAP: i64 = 100_000;
 
@@ -104,12 +106,14 @@ impl Instance {
         let pause = rules.base_us.saturating_mul(1 << before.min(20)).min(rules.max_us);
         self.ejected_until_us.store(now + pause, Relaxed);
         self.probation.store(true, Relaxed);
+        // The pause is the penalty: after it the instance is to be tried, not avoided.
+        self.latency_us.store(0, Relaxed);
         true
     }
 
     fn latency(&self, now: u64) -> f64 {
         let age = now.saturating_sub(self.measured_us.load(Relaxed)) as f64;
-        f64::from_bits(self.latency_us.load(Relaxed)) * (-age / DECAY_US).exp()
+        f64::from_bits(self.latency_us.load(Relaxed)) * (-age / FORGET_US).exp()
     }
 
     /// A rise counts at once, a fall slowly. Two cores at once may lose one of two measurements, which does no harm.

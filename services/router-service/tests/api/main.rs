@@ -1,1 +1,17 @@
-fn main() {}
+//! All tests of the gateway: real sockets, a real PostgreSQL and Redis, instances that are real servers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod authentication;
+mod balancing;
+mod documents;
+mod forwarding;
+mod harness;
+mod heads;
+mod limits;
+mod matching;
+mod rules;
+mod seeds;
+mod streams;
+mod survival;
+
+mod wire;
