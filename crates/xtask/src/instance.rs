@@ -64,6 +64,12 @@ impl Instance {
         Ok(Self { dir, processes: Mutex::new(processes), lock: None })
     }
 
+    /// Whether another command is working on the instance at this moment.
+    pub(crate) fn is_busy(name: &str) -> anyhow::Result<bool> {
+        let path = cache()?.join(format!("{name}.lock"));
+        Ok(File::options().create(true).append(true).open(path)?.try_lock().is_err())
+    }
+
     /// Lets other commands work on the instance, while this one goes on looking.
     pub(crate) fn unlock(&mut self) {
         self.lock = None;

@@ -107,7 +107,14 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if matches!(command, Task::Status { .. } | Task::Logs { .. } | Task::Tidy)
+        && let Err(error) = end_with_the_reader()
+    {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let outcome = match command {
         Task::Up { detach } => platform::up(detach),
         Task::Down { keep_data } => platform::down(keep_data),
         Task::Status { json } => platform::status(json),
@@ -135,6 +142,13 @@ fn program(name: &str, arguments: Vec<String>) -> anyhow::Result<()> {
     platform::run_against(|binaries, target| {
         phases::run(Command::new(binaries.join(name)).arg("--target").arg(target).args(&arguments))
     })
+}
+
+/// For commands that only print: `cargo xtask logs auth-service | head` ends quietly when `head` does.
+fn end_with_the_reader() -> anyhow::Result<()> {
+    let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 141, always)?;
+    Ok(())
 }
 
 /// Waits before a next look at something that cannot call back.

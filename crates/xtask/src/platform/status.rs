@@ -86,7 +86,7 @@ pub(crate) fn status(json: bool) -> anyhow::Result<()> {
     }
     let processes = instance.alive();
     let row = |name: &str, pid: Option<u32>, address: &str| {
-        let state = pid.map_or("ended".to_owned(), |pid| format!("pid {pid}"));
+        let state = pid.map_or("not running".to_owned(), |pid| format!("pid {pid}"));
         let memory = pid.and_then(resident).map_or(String::new(), |mib| format!("{mib:>5} MiB"));
         println!("  {name:<20} {state:<12} {memory:<10} {address}");
     };
@@ -104,6 +104,10 @@ pub(crate) fn status(json: bool) -> anyhow::Result<()> {
     let all = SERVICES.iter().map(|service| service.name).chain(stores::NAMES);
     let ended: Vec<&str> = all.filter(|name| !processes.iter().any(|process| process.name == *name)).collect();
     if !ended.is_empty() {
+        if Instance::is_busy(DEV)? {
+            println!("Another `cargo xtask` is working on it at this moment.");
+            return Ok(());
+        }
         bail!(
             "{} does not run; its log: cargo xtask logs {}; to start it again: cargo xtask up",
             ended.join(", "),

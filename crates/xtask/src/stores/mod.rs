@@ -199,7 +199,8 @@ pub(crate) fn command_start(detach: bool) -> anyhow::Result<()> {
         println!("  {name:<14} {:<34} pid {}", without_password(&store.url), store.pid);
     }
     println!("Addresses and passwords: {}", file.display());
-    if detach {
+    // Stores that somebody else has started are theirs to stop.
+    if detach || !fresh {
         println!("To stop them: cargo xtask stores --stop");
         return Ok(());
     }
