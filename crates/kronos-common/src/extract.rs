@@ -75,6 +75,7 @@ pub fn parse<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T,
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let error = match serde_path_to_error::deserialize(&mut deserializer) {
         Ok(value) => match deserializer.end() {
+            Ok(()) if is_array(body) => return array_is_meant::<T>().map(|()| value),
             Ok(()) => return Ok(value),
             Err(error) => return Err(malformed(&error)),
         },
@@ -93,6 +94,17 @@ pub fn parse<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T,
         errors.push(found);
     }
     Err(Problem::invalid(errors))
+}
+
+fn is_array(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"[")
+}
+
+/// serde takes the fields of an object from an array too, by position; nobody who sends one means that.
+fn array_is_meant<T: ToSchema + 'static>() -> Result<(), Problem> {
+    let mut errors = schema::violations::<T>(&serde_json::Value::Array(Vec::new()));
+    errors.retain(|error| error.pointer.is_empty() && error.code == "wrong_type");
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
@@ -239,6 +251,19 @@ mod tests {
             assert!(["malformed_json", "invalid_request"].contains(&problem.code()), "{body}: {problem}");
         }
         assert_eq!(parse::<Robot>(b"{").expect_err("malformed").code(), "malformed_json");
+    }
+
+    #[test]
+    fn an_array_is_no_object_even_if_every_field_may_be_absent() {
+        #[derive(Debug, Deserialize, ToSchema)]
+        #[expect(dead_code, reason = "only its shape matters")]
+        struct Patch {
+            nickname: Option<String>,
+        }
+        assert_eq!(parse::<Patch>(b" []").expect_err("an array").code(), "invalid_request");
+        assert_eq!(parse::<Patch>(b"[\"R\"]").expect_err("an array").code(), "invalid_request");
+        parse::<Patch>(b"{}").expect("an object");
+        parse::<Vec<String>>(b"[\"R\"]").expect("an array is meant");
     }
 
     #[test]

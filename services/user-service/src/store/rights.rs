@@ -41,7 +41,7 @@ pub(crate) async fn administrators(connection: &mut PgConnection) -> sqlx::Resul
              join assignments a on a.role = c.role and a.resource is null and a.expires_at is null
              join users u on u.id = a.user_id and not u.disabled
              where r.permissions @> array[$1::text]
-             limit 2) some",
+             limit 2) found",
     )
     .bind(EVERYTHING)
     .fetch_one(connection)

@@ -1,1 +1,13 @@
-fn main() {}
+//! user-service through its API, on real stores; auth-service is a small server that plays its part of the contract.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod access;
+mod administrators;
+mod assignments;
+mod harness;
+mod input;
+mod model;
+mod operations;
+mod roles;
+mod rules;
+mod users;

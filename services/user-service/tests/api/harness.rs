@@ -1,0 +1,218 @@
+//! A platform of one service: its stores, a token issuer, and a server that takes credentials as auth-service does.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::put,
+};
+use futures::StreamExt as _;
+use kronos_common::{
+    config::{self, Rabbit, Redis},
+    event::{EXCHANGE, Event},
+    service::Running,
+};
+use kronos_testkit::{Issuer, TestClient, TestDatabase, http, test_rabbit, test_redis};
+use lapin::{
+    ConnectionProperties,
+    options::{BasicAckOptions, BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use serde_json::{Value, json};
+use user_service::{Config, DEFAULTS};
+
+/// Everything but the service itself.
+pub struct Platform {
+    pub database: TestDatabase,
+    pub issuer: Issuer,
+    pub auth: FakeAuth,
+    pub redis: Redis,
+    pub rabbit: Rabbit,
+}
+
+/// A platform with one instance, and a client with all permissions.
+pub struct Fixture {
+    pub platform: Platform,
+    pub running: Running,
+    pub admin: TestClient,
+}
+
+impl Platform {
+    pub async fn new() -> Self {
+        Self {
+            database: TestDatabase::create().await,
+            issuer: Issuer::start().await,
+            auth: FakeAuth::start().await,
+            redis: test_redis(),
+            rabbit: test_rabbit().await,
+        }
+    }
+
+    pub fn config(&self) -> Config {
+        let mut config: Config = config::load(DEFAULTS, None, &HashMap::new()).unwrap();
+        config.http.bind = "127.0.0.1:0".parse().unwrap();
+        config.http.operations_bind = config.http.bind;
+        config.postgres = self.database.config("kronos_users");
+        config.redis = self.redis.clone();
+        config.rabbit = self.rabbit.clone();
+        config.identity = self.issuer.config();
+        config.services.auth_url = format!("http://{}", self.auth.address);
+        config.services.auth_deadline_ms = 1_000;
+        config
+    }
+
+    pub async fn start(&self) -> Running {
+        user_service::start(self.config()).await.unwrap()
+    }
+
+    /// A client of the instance, with a token of its own kind of caller.
+    pub fn caller(&self, running: &Running, sub: &str, permissions: &[&str]) -> TestClient {
+        http(running.api).bearer(self.issuer.token(sub, permissions))
+    }
+}
+
+impl Fixture {
+    pub async fn new() -> Self {
+        let platform = Platform::new().await;
+        let running = platform.start().await;
+        let admin = platform.caller(&running, "root", &["*:*"]);
+        Self { platform, running, admin }
+    }
+
+    pub fn caller(&self, permissions: &[&str]) -> TestClient {
+        self.platform.caller(&self.running, "somebody", permissions)
+    }
+
+    /// Makes a user, and gives the id.
+    pub async fn user(&self, username: &str) -> String {
+        let body = json!({"username": username, "email": format!("{username}@example.com"), "displayName": username});
+        let user = self.admin.post("/users", &body).await.expect(201).json();
+        user["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn role(&self, name: &str, permissions: &[&str], inherits: &[&str]) {
+        let body = json!({"name": name, "permissions": permissions, "inherits": inherits});
+        self.admin.post("/roles", &body).await.expect(201);
+    }
+
+    pub async fn give(&self, user: &str, role: &str, assignment: Value) -> i64 {
+        let answer = self.admin.put(&format!("/users/{user}/roles/{role}"), &assignment).await.expect(200);
+        answer.header("kronos-epoch").unwrap().parse().unwrap()
+    }
+
+    pub async fn grants(&self, user: &str) -> Value {
+        self.admin.get(&format!("/users/{user}/grants")).await.expect(200).json()
+    }
+
+    pub async fn epoch(&self, user: &str) -> i64 {
+        self.grants(user).await["epoch"].as_i64().unwrap()
+    }
+
+    pub async fn access(&self, user: &str, query: &str) -> Value {
+        self.admin.get(&format!("/users/{user}/access?{query}")).await.expect(200).json()
+    }
+
+    /// Events from now on whose type fits the binding key.
+    pub async fn listen(&self, binding: &str) -> Events {
+        let url = secrecy::ExposeSecret::expose_secret(&self.platform.rabbit.url);
+        let connection = lapin::Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        // The service's own connection declares the exchange; it may be a moment later than we are.
+        let durable = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let topic = lapin::ExchangeKind::Topic;
+        channel.exchange_declare(EXCHANGE.into(), topic, durable, FieldTable::default()).await.unwrap();
+        let queue = kronos_testkit::unique("listener");
+        let name = || queue.as_str().into();
+        channel.queue_declare(name(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(name(), EXCHANGE.into(), binding.into(), options, arguments).await.unwrap();
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = channel.basic_consume(name(), "".into(), options, arguments).await.unwrap();
+        Events { _connection: connection, consumer }
+    }
+}
+
+/// Events as they come.
+pub struct Events {
+    _connection: lapin::Connection,
+    consumer: lapin::Consumer,
+}
+
+impl Events {
+    pub async fn next(&mut self) -> Event {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(5), self.consumer.next()).await;
+        let delivery = next.unwrap_or_else(|_| panic!("no event within 5 s")).unwrap().unwrap();
+        delivery.ack(BasicAckOptions::default()).await.unwrap();
+        Event::decode(&delivery.data).unwrap()
+    }
+}
+
+/// How [`FakeAuth`] answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    Willing,
+    Away,
+    PasswordTooShort,
+}
+
+/// Takes `PUT /auth/credentials/{id}` as auth-service does.
+#[derive(Clone)]
+pub struct FakeAuth {
+    pub address: SocketAddr,
+    mood: Arc<Mutex<Mood>>,
+    taken: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl FakeAuth {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let auth = Self { address, mood: Arc::new(Mutex::new(Mood::Willing)), taken: Arc::default() };
+        let router = Router::new().route("/auth/credentials/{id}", put(take)).with_state(auth.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        auth
+    }
+
+    pub fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    /// The credentials that were taken, each with the user's id.
+    pub fn taken(&self) -> Vec<(String, Value)> {
+        self.taken.lock().unwrap().clone()
+    }
+}
+
+async fn take(
+    State(auth): State<FakeAuth>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    if headers.get(header::AUTHORIZATION).is_none() {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mood = *auth.mood.lock().unwrap();
+    match mood {
+        Mood::Willing => {
+            auth.taken.lock().unwrap().push((id, body));
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Mood::Away => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Mood::PasswordTooShort => {
+            let errors = json!([{"pointer": "/password", "code": "too_short", "detail": "at least 8 characters"}]);
+            let problem = json!({
+                "type": "about:blank", "title": "Unprocessable Entity", "status": 422, "detail": "bad fields",
+                "code": "invalid_request", "traceId": "0", "errors": errors,
+            });
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response()
+        }
+    }
+}
