@@ -45,7 +45,7 @@ pub(crate) fn follow_events(rabbit: rabbit::Connection, shared: &Arc<Shared>, co
                 Ok(line) => line,
                 Err(refusals) => anyhow::bail!("the event is no log line: {refusals:?}"),
             };
-            shared.lines.ensure_days([line.received_at.date_naive()]).await?;
+            shared.lines.days.ensure(&shared.lines.pool, [line.received_at.date_naive()]).await?;
             lines::write_in(connection, std::slice::from_ref(&line), false).await?;
             Ok(())
         })

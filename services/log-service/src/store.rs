@@ -5,6 +5,7 @@ pub mod elastic;
 pub mod federated;
 pub mod index_state;
 pub mod lines;
+pub mod partitions;
 pub mod remote;
 pub mod search;
 pub mod sources;

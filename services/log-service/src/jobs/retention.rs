@@ -37,9 +37,10 @@ pub fn start(config: config::Retention, shared: Arc<Shared>, elastic: Arc<Elasti
 pub async fn run(config: &config::Retention, shared: &Shared, elastic: &Elastic) -> anyhow::Result<()> {
     let now = Utc::now();
     let today = now.date_naive();
-    shared.lines.ensure_days((0..=config.days_ahead).map(|ahead| today + Days::new(ahead.into()))).await?;
+    let lines = &shared.lines;
+    lines.days.ensure(&lines.pool, (0..=config.days_ahead).map(|ahead| today + Days::new(ahead.into()))).await?;
     let oldest = today - Days::new(u64::from(config.days) - 1);
-    let partitions = shared.lines.drop_before(oldest).await?;
+    let partitions = lines.days.drop_before(&lines.pool, oldest).await?;
     index_state::forget_quarantine(&shared.lines.pool, now - Days::new(config.days.into())).await?;
     let indices = elastic.drop_before(oldest).await?;
     if partitions + indices > 0 {

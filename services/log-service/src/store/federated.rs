@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Longest wait for the checkpoint and the list of sources.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All that can be searched.
 pub struct Finder {
@@ -172,11 +172,10 @@ impl Finder {
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "search goes to PostgreSQL"),
             }
         }
-        if postgres {
-            match search::find(&self.pool, search).await {
-                Ok(lines) => return (Some(lines), "postgres"),
-                Err(error) => tracing::warn!(%error, "PostgreSQL does not answer a search"),
-            }
+        // Also if it did not tell the checkpoint in time: it may only be busy.
+        match search::find(&self.pool, search).await {
+            Ok(lines) => return (Some(lines), "postgres"),
+            Err(error) => tracing::warn!(%error, "PostgreSQL does not answer a search"),
         }
         (None, "none")
     }

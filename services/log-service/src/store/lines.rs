@@ -1,17 +1,14 @@
 //! The table `lines`: writing batches, reading by seq. All writers take one advisory lock before the first seq and hold it
 //! until they commit, so lines become visible in the order of their seq: who reads up to N has missed none below it.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    fmt::Write as _,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt::Write as _};
 
-use chrono::{DateTime, Duration, NaiveDate, Utc};
+use chrono::{DateTime, Duration, Utc};
 use serde_json::{Map, Value};
 use sqlx::{PgConnection, PgPool, types::Json};
 use uuid::Uuid;
 
+use super::partitions::Days;
 use crate::line::Line;
 
 /// Any number that no other use of advisory locks in this schema's database has.
@@ -24,8 +21,7 @@ const PAGE_BYTES: i64 = 16 << 20;
 #[derive(Debug)]
 pub struct Lines {
     pub pool: PgPool,
-    /// Days whose partition is known to be there.
-    days: Mutex<BTreeSet<NaiveDate>>,
+    pub days: Days,
 }
 
 /// A row as it is read.
@@ -67,7 +63,7 @@ impl TryFrom<Row> for Line {
 
 impl Lines {
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, days: Mutex::default() }
+        Self { pool, days: Days::default() }
     }
 
     /// Writes the lines in one transaction and says of each whether it is new; a line whose key was there, or came twice in
@@ -76,41 +72,11 @@ impl Lines {
     /// # Errors
     /// Nothing was written, or, if the connection broke during the commit, all of it.
     pub async fn write(&self, lines: &[Line], check_all: bool) -> sqlx::Result<Vec<bool>> {
-        self.ensure_days(lines.iter().map(|line| line.received_at.date_naive())).await?;
+        self.days.ensure(&self.pool, lines.iter().map(|line| line.received_at.date_naive())).await?;
         let mut tx = self.pool.begin().await?;
         let new = write_in(&mut tx, lines, check_all).await?;
         tx.commit().await?;
         Ok(new)
-    }
-
-    /// Makes the partitions of these days.
-    ///
-    /// # Errors
-    /// Of the database.
-    pub async fn ensure_days(&self, days: impl IntoIterator<Item = NaiveDate>) -> sqlx::Result<()> {
-        let missing: BTreeSet<NaiveDate> = {
-            let known = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-            days.into_iter().filter(|day| !known.contains(day)).collect()
-        };
-        for day in missing {
-            sqlx::query("select ensure_partition($1)").bind(day).execute(&self.pool).await?;
-            self.days.lock().unwrap_or_else(PoisonError::into_inner).insert(day);
-        }
-        Ok(())
-    }
-
-    /// Drops the partitions before this day and says how many.
-    ///
-    /// # Errors
-    /// Of the database; a reader that held one of them for long is a reason to try again later.
-    pub async fn drop_before(&self, oldest: NaiveDate) -> sqlx::Result<usize> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("set local lock_timeout = '2s'").execute(&mut *tx).await?;
-        let dropped: Vec<(String,)> =
-            sqlx::query_as("select drop_partitions_before($1)").bind(oldest).fetch_all(&mut *tx).await?;
-        tx.commit().await?;
-        self.days.lock().unwrap_or_else(PoisonError::into_inner).retain(|day| *day >= oldest);
-        Ok(dropped.len())
     }
 
     /// The next lines after this seq, in its order: at most `limit`, fewer if they are long; none only if there is none.

@@ -42,7 +42,9 @@ pub(crate) async fn configuration(database: &TestDatabase, issuer: &Issuer) -> C
     config.elasticsearch.prefix = format!("{}-", unique("test"));
     config.elasticsearch.refresh_interval_ms = 200;
     config.elasticsearch.poll_ms = 100;
-    config.elasticsearch.timeout_ms = 10_000;
+    // A busy machine is not what most tests are about.
+    config.elasticsearch.timeout_ms = 20_000;
+    config.sources.timeout_ms = 20_000;
     config.spill.directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique("spill"));
     config
 }

@@ -32,6 +32,12 @@ async fn old_days_are_dropped_in_both_stores_and_new_ones_are_made_ahead() {
         let index = format!("{base}{}", day.format("%Y.%m.%d"));
         http.put(index).send().await.unwrap().error_for_status().unwrap();
     }
+    // A backup reads a table for long; neither days nor writers wait for it.
+    let mut backup = pool.begin().await.unwrap();
+    sqlx::query("lock table lines in access share mode").execute(&mut *backup).await.unwrap();
+    sqlx::query("select ensure_partition($1)").bind(today + Days::new(50)).execute(&pool).await.unwrap();
+    logs.keep(&line("during a backup")).await;
+    backup.commit().await.unwrap();
     // The job runs at the start.
     let other = logs.another().await;
     wait_up_to(Duration::from_secs(20), "the old day is dropped in both", async || {
