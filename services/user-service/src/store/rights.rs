@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Advisory locks of this database; the numbers mean nothing else.
-const ROLES: i64 = 0x726f_6c65_73;
+const ROLES: i64 = 0x0072_6f6c_6573;
 const ADMINISTRATORS: i64 = 0x6164_6d69_6e73;
 
 /// For whoever changes assignments: roles stay as they are until the transaction ends.

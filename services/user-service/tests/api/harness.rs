@@ -29,23 +29,23 @@ use serde_json::{Value, json};
 use user_service::{Config, DEFAULTS};
 
 /// Everything but the service itself.
-pub struct Platform {
-    pub database: TestDatabase,
-    pub issuer: Issuer,
-    pub auth: FakeAuth,
-    pub redis: Redis,
-    pub rabbit: Rabbit,
+pub(crate) struct Platform {
+    pub(crate) database: TestDatabase,
+    pub(crate) issuer: Issuer,
+    pub(crate) auth: FakeAuth,
+    pub(crate) redis: Redis,
+    pub(crate) rabbit: Rabbit,
 }
 
 /// A platform with one instance, and a client with all permissions.
-pub struct Fixture {
-    pub platform: Platform,
-    pub running: Running,
-    pub admin: TestClient,
+pub(crate) struct Fixture {
+    pub(crate) platform: Platform,
+    pub(crate) running: Running,
+    pub(crate) admin: TestClient,
 }
 
 impl Platform {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self {
             database: TestDatabase::create().await,
             issuer: Issuer::start().await,
@@ -55,7 +55,7 @@ impl Platform {
         }
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let mut config: Config = config::load(DEFAULTS, None, &HashMap::new()).unwrap();
         config.http.bind = "127.0.0.1:0".parse().unwrap();
         config.http.operations_bind = config.http.bind;
@@ -68,59 +68,59 @@ impl Platform {
         config
     }
 
-    pub async fn start(&self) -> Running {
+    pub(crate) async fn start(&self) -> Running {
         user_service::start(self.config()).await.unwrap()
     }
 
     /// A client of the instance, with a token of its own kind of caller.
-    pub fn caller(&self, running: &Running, sub: &str, permissions: &[&str]) -> TestClient {
+    pub(crate) fn caller(&self, running: &Running, sub: &str, permissions: &[&str]) -> TestClient {
         http(running.api).bearer(self.issuer.token(sub, permissions))
     }
 }
 
 impl Fixture {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let platform = Platform::new().await;
         let running = platform.start().await;
         let admin = platform.caller(&running, "root", &["*:*"]);
         Self { platform, running, admin }
     }
 
-    pub fn caller(&self, permissions: &[&str]) -> TestClient {
+    pub(crate) fn caller(&self, permissions: &[&str]) -> TestClient {
         self.platform.caller(&self.running, "somebody", permissions)
     }
 
     /// Makes a user, and gives the id.
-    pub async fn user(&self, username: &str) -> String {
+    pub(crate) async fn user(&self, username: &str) -> String {
         let body = json!({"username": username, "email": format!("{username}@example.com"), "displayName": username});
         let user = self.admin.post("/users", &body).await.expect(201).json();
         user["id"].as_str().unwrap().to_owned()
     }
 
-    pub async fn role(&self, name: &str, permissions: &[&str], inherits: &[&str]) {
+    pub(crate) async fn role(&self, name: &str, permissions: &[&str], inherits: &[&str]) {
         let body = json!({"name": name, "permissions": permissions, "inherits": inherits});
         self.admin.post("/roles", &body).await.expect(201);
     }
 
-    pub async fn give(&self, user: &str, role: &str, assignment: Value) -> i64 {
+    pub(crate) async fn give(&self, user: &str, role: &str, assignment: Value) -> i64 {
         let answer = self.admin.put(&format!("/users/{user}/roles/{role}"), &assignment).await.expect(200);
         answer.header("kronos-epoch").unwrap().parse().unwrap()
     }
 
-    pub async fn grants(&self, user: &str) -> Value {
+    pub(crate) async fn grants(&self, user: &str) -> Value {
         self.admin.get(&format!("/users/{user}/grants")).await.expect(200).json()
     }
 
-    pub async fn epoch(&self, user: &str) -> i64 {
+    pub(crate) async fn epoch(&self, user: &str) -> i64 {
         self.grants(user).await["epoch"].as_i64().unwrap()
     }
 
-    pub async fn access(&self, user: &str, query: &str) -> Value {
+    pub(crate) async fn access(&self, user: &str, query: &str) -> Value {
         self.admin.get(&format!("/users/{user}/access?{query}")).await.expect(200).json()
     }
 
     /// Events from now on whose type fits the binding key.
-    pub async fn listen(&self, binding: &str) -> Events {
+    pub(crate) async fn listen(&self, binding: &str) -> Events {
         let url = secrecy::ExposeSecret::expose_secret(&self.platform.rabbit.url);
         let connection = lapin::Connection::connect(url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -140,13 +140,13 @@ impl Fixture {
 }
 
 /// Events as they come.
-pub struct Events {
+pub(crate) struct Events {
     _connection: lapin::Connection,
     consumer: lapin::Consumer,
 }
 
 impl Events {
-    pub async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         let next = tokio::time::timeout(std::time::Duration::from_secs(5), self.consumer.next()).await;
         let delivery = next.unwrap_or_else(|_| panic!("no event within 5 s")).unwrap().unwrap();
         delivery.ack(BasicAckOptions::default()).await.unwrap();
@@ -156,7 +156,7 @@ impl Events {
 
 /// How [`FakeAuth`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     Willing,
     Away,
     PasswordTooShort,
@@ -164,8 +164,8 @@ pub enum Mood {
 
 /// Takes `PUT /auth/credentials/{id}` as auth-service does.
 #[derive(Clone)]
-pub struct FakeAuth {
-    pub address: SocketAddr,
+pub(crate) struct FakeAuth {
+    pub(crate) address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
     taken: Arc<Mutex<Vec<(String, Value)>>>,
 }
@@ -180,12 +180,12 @@ impl FakeAuth {
         auth
     }
 
-    pub fn set(&self, mood: Mood) {
+    pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
 
     /// The credentials that were taken, each with the user's id.
-    pub fn taken(&self) -> Vec<(String, Value)> {
+    pub(crate) fn taken(&self) -> Vec<(String, Value)> {
         self.taken.lock().unwrap().clone()
     }
 }
