@@ -20,7 +20,7 @@ use utoipa::openapi::{
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    config,
+    config, leftover,
     problem::{Problem, ProblemBody},
     service::Context,
     telemetry::{self, HTTP_REQUEST_SECONDS, HTTP_REQUESTS_IN_FLIGHT, LATENCY_BUCKETS},
@@ -76,6 +76,9 @@ impl HttpStack {
 
 /// Trace, metrics, log line, deadline.
 async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let (body, leftover) = leftover::track(body);
+    let request = Request::from_parts(head, body);
     let begun = Instant::now();
     let method = known_method(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -99,6 +102,9 @@ async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -
                 .with_retry_after(Duration::from_secs(1))
                 .into_response(),
         };
+        if response.status().is_client_error() {
+            leftover.discard().await;
+        }
         let status = response.status();
         let elapsed = begun.elapsed();
         stack.seconds.with_label_values(&[route, method, status.as_str()]).observe(elapsed.as_secs_f64());

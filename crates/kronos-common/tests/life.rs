@@ -114,6 +114,26 @@ async fn everything_that_is_wrong_is_a_problem() {
     running.stop().await;
 }
 
+/// A caller that sends all before it reads, as many do, on a connection that would be reset by an early close.
+#[tokio::test]
+async fn who_sends_far_too_much_still_hears_why_it_was_refused() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let running = start(|_| {}).await;
+    let mut stream = tokio::net::TcpStream::connect(running.api).await.unwrap();
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    let head = format!(
+        "POST /robots HTTP/1.1\r\nhost: kronos\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn the_callers_trace_goes_on() {
     let running = start(|_| {}).await;

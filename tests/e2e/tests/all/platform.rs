@@ -187,28 +187,25 @@ impl Platform {
         self.wait_ready(name).await;
     }
 
-    /// A token of the administrator that was good and is no longer: made by a second auth-service whose tokens live for
-    /// one second.
-    pub(crate) async fn expired_token(&self) -> String {
-        let (api, operations) = (free_port(), free_port());
-        let mut environment = self.services["auth-service"].environment.clone();
-        environment.insert("KRONOS_HTTP__BIND".into(), format!("127.0.0.1:{api}"));
-        environment.insert("KRONOS_HTTP__OPERATIONS_BIND".into(), format!("127.0.0.1:{operations}"));
-        environment.insert("KRONOS_TOKENS__ACCESS_SECONDS".into(), "1".into());
-        let mut child = self.spawn("auth-service", "short-lived", &environment);
-        let second = Target { gateway: format!("http://127.0.0.1:{api}"), ..self.target.clone() };
-        let login = json!({ "username": second.admin.username, "password": second.admin.password });
-        let api = Api::anonymous(&second).unwrap();
-        let mut token = None;
-        wait_up_to(STARTUP, "a token that lives for a second", async || {
-            token = api.post("/auth/login", &login).await.ok().and_then(|answer| answer.text("accessToken").ok());
-            token.is_some()
-        })
-        .await;
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let token = token.unwrap();
-        let caller = Api::anonymous(&self.target).unwrap().with_token(token.clone());
+    /// A token that was good and is no longer: no token outlives the right that it was given for.
+    pub(crate) async fn expired_token(&self, admin: &Api) -> String {
+        let (name, role) = (unique("brief"), unique("brief-role"));
+        let password = "a long enough password 7";
+        admin
+            .post("/roles", &json!({ "name": role, "permissions": ["robots:use"] }))
+            .await
+            .unwrap()
+            .expect(201)
+            .unwrap();
+        let user = json!({ "username": name, "email": format!("{name}@example.com"), "displayName": "B", "password": password });
+        let id = admin.post("/users", &user).await.unwrap().expect(201).unwrap();
+        let until = chrono::Utc::now() + chrono::Duration::seconds(3);
+        let path = format!("/users/{}/roles/{role}", id["id"].as_str().unwrap());
+        assert!(admin.put(&path, &json!({ "expiresAt": until })).await.unwrap().status.is_success());
+        let caller = Api::anonymous(&self.target).unwrap();
+        let login = caller.post("/auth/login", &json!({ "username": name, "password": password })).await.unwrap();
+        let token = login.text("accessToken").unwrap();
+        let caller = caller.with_token(token.clone());
         wait_up_to(STARTUP, "the token to expire", async || {
             caller.get("/users").await.is_ok_and(|answer| answer.json["code"] == "token_expired")
         })
@@ -217,16 +214,16 @@ impl Platform {
     }
 
     fn launch(&mut self, name: &'static str) {
-        let child = self.spawn(name, name, &self.services[name].environment);
+        let child = self.spawn(name, &self.services[name].environment);
         self.services.get_mut(name).unwrap().child = Some(child);
     }
 
-    fn spawn(&self, binary: &str, log: &str, environment: &BTreeMap<String, String>) -> Child {
+    fn spawn(&self, binary: &str, environment: &BTreeMap<String, String>) -> Child {
         let binaries = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let program = binaries.join(binary);
         assert!(program.exists(), "{} is not built: run `cargo xtask test`", program.display());
         let log =
-            fs::File::options().create(true).append(true).open(self.directory.join(format!("{log}.log"))).unwrap();
+            fs::File::options().create(true).append(true).open(self.directory.join(format!("{binary}.log"))).unwrap();
         let run = self.directory.join(format!("run-{binary}"));
         fs::create_dir_all(&run).unwrap();
         Command::new(program)
