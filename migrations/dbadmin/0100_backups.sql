@@ -19,9 +19,9 @@ create table backups (
     -- why it failed, in words
     failure text,
     constraint backups_pkey primary key (id),
-    constraint backups_state_check check (state in ('running', 'succeeded', 'failed')),
+    constraint backups_state_check check (state in ('running', 'completed', 'failed')),
     constraint backups_finished_check check ((state = 'running') = (finished_at is null)),
-    constraint backups_succeeded_check check (state <> 'succeeded' or (sha256 is not null and file is not null)),
+    constraint backups_completed_check check (state <> 'completed' or (sha256 is not null and file is not null)),
     constraint backups_failed_check check ((state = 'failed') = (failure is not null))
 );
 

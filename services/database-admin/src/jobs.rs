@@ -113,7 +113,7 @@ async fn run(app: &App, id: Uuid) -> anyhow::Result<()> {
         }
     };
     let bytes = i64::try_from(finished.bytes)?;
-    let recorded = backups::succeed(&app.pool, id, tables, bytes, &finished.sha256, &finished.file).await?;
+    let recorded = backups::complete(&app.pool, id, tables, bytes, &finished.sha256, &finished.file).await?;
     anyhow::ensure!(recorded, "another process held this one for dead");
     app.metrics.last_backup.set(chrono::Utc::now().timestamp());
     tracing::info!(%id, bytes, tables, "backup done");

@@ -20,7 +20,7 @@ use kronos_common::{
     identity::{Revocations, Verifier},
     postgres,
     seal::Keyring,
-    service::{self, Context, Running},
+    service::{self, Context, Criticality, Running},
 };
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
@@ -104,12 +104,10 @@ impl App {
             Some(Arc::new(Keyring::new(&config.sealing)?))
         };
         let metrics = Metrics::new(&context);
-        let queries = Queries::new(
-            Reader::new(&config.reader, config.query.clone())?,
-            pool.clone(),
-            config.query.clone(),
-            metrics.queries.clone(),
-        );
+        let reader = Arc::new(Reader::new(&config.reader, config.query.clone())?);
+        let checked = Arc::clone(&reader);
+        context.depends_on("reader", Criticality::Degraded, move || checked.check());
+        let queries = Queries::new(reader, pool.clone(), config.query.clone(), metrics.queries.clone());
         let app = Self(Arc::new(Parts { pool, backup_pool, queries, keyring, config, metrics, context, verifier }));
         jobs::start(&app);
         Ok(app)

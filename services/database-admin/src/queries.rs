@@ -51,7 +51,7 @@ pub struct Answered {
 
 /// All that queries need.
 pub struct Queries {
-    reader: Reader,
+    reader: Arc<Reader>,
     pool: PgPool,
     config: config::Query,
     /// Heavy answers by the hash of what was asked.
@@ -61,7 +61,7 @@ pub struct Queries {
 
 impl Queries {
     /// Puts them together. `pool` takes the records.
-    pub fn new(reader: Reader, pool: PgPool, config: config::Query, outcomes: IntCounterVec) -> Self {
+    pub fn new(reader: Arc<Reader>, pool: PgPool, config: config::Query, outcomes: IntCounterVec) -> Self {
         let cache = Cache::builder()
             .max_capacity(config.cache_bytes)
             .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.bytes).unwrap_or(u32::MAX))

@@ -61,7 +61,7 @@ pub struct Progress {
 #[serde(rename_all = "camelCase")]
 pub struct Backup {
     id: Uuid,
-    /// `running`, `succeeded` or `failed`.
+    /// `running`, `completed` or `failed`.
     state: String,
     progress: Progress,
     started_at: DateTime<Utc>,
@@ -84,7 +84,7 @@ pub struct Backup {
 impl Backup {
     fn new(row: Row, now: DateTime<Utc>) -> Self {
         let fraction = match (row.state.as_str(), row.tables_total) {
-            ("succeeded", _) => 1.0,
+            ("completed", _) => 1.0,
             (_, 0) => 0.0,
             (_, total) => f64::from(row.tables_done) / f64::from(total),
         };

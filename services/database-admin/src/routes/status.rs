@@ -33,7 +33,7 @@ pub struct DatabaseStatus {
     schemas: Vec<SchemaStatus>,
     /// By mean time since the statistics were last reset; null if the server does not count statements.
     slow_statements: Option<Vec<Statement>>,
-    /// The newest backup that succeeded.
+    /// The newest completed backup.
     last_backup: Option<backups::Row>,
 }
 

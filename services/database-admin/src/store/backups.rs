@@ -58,9 +58,16 @@ pub async fn progress(pool: &PgPool, id: Uuid, done: i32, total: i32, bytes: i64
 }
 
 /// Ends a backup well. False if it did not run any more.
-pub async fn succeed(pool: &PgPool, id: Uuid, tables: i32, bytes: i64, sha256: &str, file: &str) -> sqlx::Result<bool> {
+pub async fn complete(
+    pool: &PgPool,
+    id: Uuid,
+    tables: i32,
+    bytes: i64,
+    sha256: &str,
+    file: &str,
+) -> sqlx::Result<bool> {
     let updated = sqlx::query(
-        "update backups set state = 'succeeded', finished_at = now(), tables_done = $2, tables_total = $2, bytes = $3,
+        "update backups set state = 'completed', finished_at = now(), tables_done = $2, tables_total = $2, bytes = $3,
              sha256 = $4, file = $5
          where id = $1 and state = 'running'",
     )
@@ -129,12 +136,12 @@ pub fn position(cursor: Option<&Cursor>) -> kronos_common::problem::Result<Optio
     cursor.map(Cursor::decode).transpose()
 }
 
-/// The newest backup that succeeded.
+/// The newest completed backup.
 pub async fn last_good(pool: &PgPool) -> sqlx::Result<Option<Row>> {
     sqlx::query_as(
         "select id, state, subject, client_id, started_at, finished_at, tables_done, tables_total, bytes, sha256, file,
              sealed, failure
-         from backups where state = 'succeeded' order by id desc limit 1",
+         from backups where state = 'completed' order by id desc limit 1",
     )
     .fetch_optional(pool)
     .await

@@ -2,9 +2,13 @@
 //! statement at most; a read-only transaction that always ends in a rollback; timeouts, a cost gate before, row and byte
 //! caps by a cursor. A connection whose state is in any doubt is closed, not reused.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use sqlx::{
@@ -13,7 +17,7 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow, Postgres},
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     catalogue::{self, Readable},
@@ -107,6 +111,16 @@ impl Reader {
         Ok(Self { pool, limits, knowledge: Mutex::new(None) })
     }
 
+    /// Whether the reader's role can log in.
+    pub fn check(&self) -> BoxFuture<'static, anyhow::Result<()>> {
+        let pool = self.pool.clone();
+        async move {
+            sqlx::query("select 1").execute(&pool).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
     /// The columns that may be read.
     pub async fn readable(&self) -> Result<Arc<[Readable]>, ReadError> {
         Ok(self.knowledge().await?.1)
@@ -123,15 +137,20 @@ impl Reader {
     }
 
     async fn knowledge(&self) -> Result<(Arc<Known>, Arc<[Readable]>), ReadError> {
-        let mut knowledge = self.knowledge.lock().await;
-        if let Some(found) = knowledge.as_ref().filter(|found| found.at.elapsed() < KNOWN_FOR) {
-            return Ok((Arc::clone(&found.known), Arc::clone(&found.readable)));
+        let fresh = {
+            let knowledge = self.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = knowledge.as_ref().filter(|found| found.at.elapsed() < KNOWN_FOR);
+            fresh.map(|found| (Arc::clone(&found.known), Arc::clone(&found.readable)))
+        };
+        if let Some(fresh) = fresh {
+            return Ok(fresh);
         }
+        // Several may ask at once: better than all waiting for one.
         let mut connection = self.pool.acquire().await?;
-        let readable = catalogue::readable(&mut connection).await?;
+        let readable: Arc<[Readable]> = catalogue::readable(&mut connection).await?.into();
         let known = Arc::new(catalogue::known(&mut connection, &readable).await?);
-        let readable: Arc<[Readable]> = readable.into();
-        *knowledge = Some(Knowledge { at: Instant::now(), known: Arc::clone(&known), readable: Arc::clone(&readable) });
+        let found = Knowledge { at: Instant::now(), known: Arc::clone(&known), readable: Arc::clone(&readable) };
+        *self.knowledge.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok((known, readable))
     }
 

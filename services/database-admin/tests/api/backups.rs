@@ -64,7 +64,7 @@ async fn a_restored_backup_holds_the_same_rows() {
     let client = harness.client();
     let id = begin(&client).await;
     let backup = ended(&client, &id).await;
-    assert_eq!(backup["state"], "succeeded", "{backup}");
+    assert_eq!(backup["state"], "completed", "{backup}");
     assert_eq!(backup["progress"]["fraction"], 1.0);
     assert_eq!(backup["progress"]["tablesDone"], backup["progress"]["tablesTotal"]);
     assert!(backup["progress"]["tablesTotal"].as_i64().unwrap() > 20);
@@ -116,7 +116,7 @@ async fn backups_are_listed_the_newest_first_page_by_page() {
     for _ in 0..3 {
         let id = begin(&client).await;
         let backup = ended(&client, &id).await;
-        assert_eq!((&backup["state"], &backup["sealed"]), (&json!("succeeded"), &json!(false)), "{backup}");
+        assert_eq!((&backup["state"], &backup["sealed"]), (&json!("completed"), &json!(false)), "{backup}");
         made.insert(0, id);
     }
     let mut seen = Vec::new();
@@ -186,7 +186,7 @@ async fn a_backup_whose_process_died_is_marked_failed_by_the_next() {
     kronos_testkit::wait_until("the unfinished file is gone", async || !unfinished.exists()).await;
     // And does not stand in the way of another.
     let id = begin(&harness.client()).await;
-    assert_eq!(ended(&harness.client(), &id).await["state"], "succeeded");
+    assert_eq!(ended(&harness.client(), &id).await["state"], "completed");
     harness.stop().await;
 }
 
@@ -223,7 +223,7 @@ async fn a_backup_can_be_followed_to_its_end() {
         .filter_map(|line| line.strip_prefix("data: "))
         .map(|data| serde_json::from_str::<Value>(data).unwrap()["state"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(states.last().map(String::as_str), Some("succeeded"), "{text}");
+    assert_eq!(states.last().map(String::as_str), Some("completed"), "{text}");
     client.get(&format!("/db/backups/{}/events", Uuid::now_v7())).await.expect_problem(404, "not_found");
     harness.stop().await;
 }
