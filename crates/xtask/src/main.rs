@@ -108,9 +108,15 @@ enum Task {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    if matches!(command, Task::Status { .. } | Task::Logs { .. } | Task::Tidy)
-        && let Err(error) = end_with_the_reader()
-    {
+    let only_prints = matches!(
+        command,
+        Task::Status { .. }
+            | Task::Logs { .. }
+            | Task::Tidy
+            | Task::Up { detach: true }
+            | Task::Stores { detach: true, .. }
+    );
+    if only_prints && let Err(error) = end_with_the_reader() {
         eprintln!("error: {error:#}");
         return ExitCode::FAILURE;
     }
@@ -144,7 +150,7 @@ fn program(name: &str, arguments: Vec<String>) -> anyhow::Result<()> {
     })
 }
 
-/// For commands that only print: `cargo xtask logs auth-service | head` ends quietly when `head` does.
+/// For commands that print and leave nothing to clean up: `cargo xtask logs auth-service | head` ends quietly when `head` does.
 fn end_with_the_reader() -> anyhow::Result<()> {
     let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 141, always)?;

@@ -101,7 +101,7 @@ impl Progress {
             let index = board.running.iter().position(|step| step.id == id).expect("a step ends once");
             let step = board.running.remove(index);
             let (sign, text) = if outcome.is_ok() { ("✓", step.detail) } else { ("✗", "failed".to_owned()) };
-            print_line(&format!("  {sign} {name:<16} {seconds:>6.1} s  {text}"));
+            print_line(&format!("  {sign} {name:<20} {seconds:>6.1} s  {text}"));
             board.draw(self.terminal);
         });
         outcome.map_err(|error| error.context(name.to_owned()))
@@ -150,7 +150,7 @@ impl Board {
             if step.reminded.elapsed() > REMINDER {
                 step.reminded = Instant::now();
                 print_line(&format!(
-                    "    {:<16} {:>6.0} s  {}",
+                    "    {:<20} {:>6.0} s  {}",
                     step.name,
                     step.started.elapsed().as_secs_f64(),
                     step.detail
@@ -177,7 +177,7 @@ impl Board {
         let spinner = SPINNER[self.frame / 2 % SPINNER.len()];
         for step in &self.running {
             let seconds = step.started.elapsed().as_secs_f64();
-            let line = format!("  {spinner} {:<16} {seconds:>6.1} s  {}", step.name, step.detail);
+            let line = format!("  {spinner} {:<20} {seconds:>6.1} s  {}", step.name, step.detail);
             print_line(&line.chars().take(width - 1).collect::<String>());
         }
         self.drawn = self.running.len();
