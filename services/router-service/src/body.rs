@@ -46,6 +46,7 @@ pub struct Source {
 
 impl Source {
     pub fn new(incoming: Incoming, limit: u64, connection: Arc<Connection>) -> Self {
+        let is_empty = incoming.is_end_stream();
         Self {
             hint: incoming.size_hint(),
             incoming: Mutex::new(incoming),
@@ -54,7 +55,7 @@ impl Source {
             too_large: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             received: AtomicU64::new(0),
-            finished: AtomicU64::new(0),
+            finished: AtomicU64::new(u64::from(is_empty)),
             epoch: Instant::now(),
             connection,
         }
@@ -158,7 +159,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             None => SizeHint::with_exact(0),
-            Some(source) => source.hint.clone(),
+            Some(source) => source.hint,
         }
     }
 }

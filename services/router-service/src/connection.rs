@@ -208,6 +208,13 @@ impl Active {
     pub fn is_http2(&self) -> bool {
         self.0.is_http2
     }
+
+    /// The request's body was not read to its end: where the next head begins is for hyper alone to know.
+    pub fn lost(&self) {
+        if !self.0.is_http2 {
+            self.0.upgraded();
+        }
+    }
 }
 
 impl Drop for Active {

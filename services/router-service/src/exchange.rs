@@ -101,6 +101,9 @@ impl Drop for Exchange {
         let took = self.begun.elapsed();
         self.seconds.observe(&self.method, status, took);
         self.span.record("http.response.status_code", status);
+        if self.source.as_ref().is_some_and(|source| source.finished().is_none()) {
+            self.active.lost();
+        }
         if let Some(log) = &self.log {
             log.write(Line {
                 method: self.method.clone(),

@@ -177,7 +177,7 @@ impl Limiter {
         if let Some(decision) = self.spend(&bucket) {
             return decision;
         }
-        self.refill(&bucket, 1).await;
+        self.refill(&bucket).await;
         match self.spend(&bucket) {
             Some(decision) => decision,
             // Redis went away just now.
@@ -222,12 +222,17 @@ impl Limiter {
         if state.tokens > 0 {
             state.tokens -= 1;
             let low = state.tokens <= state.lease / 2 && state.lease > 1 && state.pooled > 0;
-            if low && !state.refilling && now >= self.rest_until_us.load(Relaxed) {
-                state.refilling = true;
-                self.leases.order_later(self.order(bucket, &state, 1));
-            }
+            let refill = low && !state.refilling && now >= self.rest_until_us.load(Relaxed);
+            state.refilling |= refill;
             let remaining = state.tokens.saturating_add(state.pooled);
-            return Some(Decision { allowed: true, remaining, wait: until(now, state.whole_at_us) });
+            let decision = Decision { allowed: true, remaining, wait: until(now, state.whole_at_us) };
+            let want = state.lease;
+            // An order that finds no room is told so at once, and takes the lock for it.
+            drop(state);
+            if refill {
+                self.leases.order_later(self.order(bucket, want));
+            }
+            return Some(decision);
         }
         if now < state.refused_until_us {
             return Some(Decision { allowed: false, remaining: 0, wait: until(now, state.refused_until_us) });
@@ -250,16 +255,9 @@ impl Limiter {
         }
     }
 
-    fn order(&self, bucket: &Arc<Bucket>, state: &State, at_least: u32) -> Order {
-        let want = state.lease.max(at_least);
-        Order {
-            key: key(bucket),
-            quota: bucket.rule.quota,
-            want,
-            back: 0,
-            answer: None,
-            later: Some(self.later(bucket)),
-        }
+    fn order(&self, bucket: &Arc<Bucket>, want: u32) -> Order {
+        let (key, quota) = (key(bucket), bucket.rule.quota);
+        Order { key, quota, want, back: 0, answer: None, later: Some(self.later(bucket)) }
     }
 
     /// What a lease that nobody waits for does when it comes.
@@ -275,7 +273,7 @@ impl Limiter {
         })
     }
 
-    async fn refill(&self, bucket: &Arc<Bucket>, at_least: u32) {
+    async fn refill(&self, bucket: &Arc<Bucket>) {
         let now = self.now_us();
         let rest = self.rest_until_us.load(Relaxed);
         if rest != 0 {
@@ -285,7 +283,7 @@ impl Limiter {
                 return;
             }
         }
-        let want = lock(&bucket.state).lease.max(at_least);
+        let want = lock(&bucket.state).lease.max(1);
         let granted = self.leases.order(key(bucket), bucket.rule.quota, want).await;
         let now = self.now_us();
         match granted {

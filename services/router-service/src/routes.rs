@@ -1,7 +1,7 @@
 //! The gateway's own endpoints. They are answered on the gateway's port before any route is looked at.
 
 pub mod docs;
-pub mod routes;
+pub mod routing;
 pub mod upstreams;
 
 use kronos_common::{
@@ -30,7 +30,7 @@ impl Permission for CanWriteRoutes {
 
 /// All of them.
 pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().merge(routes::router()).merge(upstreams::router()).merge(docs::router())
+    OpenApiRouter::new().merge(routing::router()).merge(upstreams::router()).merge(docs::router())
 }
 
 /// Takes a committed change over here, before it is answered; the other instances follow by themselves.

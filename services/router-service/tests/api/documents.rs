@@ -29,7 +29,10 @@ async fn the_services_documents_are_one() {
     }
     let gateway = world.start().await;
     let answer = gateway.client.get("/openapi.json").await.expect(200);
-    assert_eq!(answer.header("x-kronos-missing"), Some("user-service, cache-service, messaging-service, database-admin"));
+    assert_eq!(
+        answer.header("x-kronos-missing"),
+        Some("user-service, cache-service, messaging-service, database-admin")
+    );
     let merged = answer.json();
     for path in ["/routes", "/routes/{id}", "/upstreams", "/upstreams/{id}", "/auth/x", "/logs"] {
         assert!(merged["paths"][path].is_object(), "{path}");

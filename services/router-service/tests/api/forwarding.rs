@@ -129,8 +129,7 @@ async fn a_trace_goes_through_and_a_bad_one_is_begun_anew() {
         gateway.client.get("/echo").header("traceparent", traceparent).header("tracestate", "a=b")
     };
     let seen = get(parent).await.expect(200).json();
-    let (hop, before) =
-        (TraceContext::parse(one(&seen, "traceparent")).unwrap(), TraceContext::parse(parent).unwrap());
+    let (hop, before) = (TraceContext::parse(one(&seen, "traceparent")).unwrap(), TraceContext::parse(parent).unwrap());
     assert_eq!((hop.trace_id, hop.sampled), (before.trace_id, true));
     assert_ne!(hop.span_id, before.span_id);
     assert_eq!(one(&seen, "tracestate"), "a=b");

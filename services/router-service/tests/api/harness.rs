@@ -113,7 +113,8 @@ impl Gateway {
     /// The sum of a metric's samples whose labels contain all `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.metrics().await;
-        let samples = text.lines().filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
+        let samples =
+            text.lines().filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
         samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }

@@ -19,9 +19,18 @@ async fn what_two_servers_could_read_in_two_ways_is_refused() {
     let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
     let smuggled = "GET /echo/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for (head, code) in [
-        ("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "ambiguous_length"),
-        ("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", "ambiguous_length"),
-        ("POST /echo HTTP/1.1\r\nHost: a\r\ncontent-length: 0\r\nTRANSFER-ENCODING: chunked\r\n\r\n0\r\n\r\n", "ambiguous_length"),
+        (
+            "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "ambiguous_length",
+        ),
+        (
+            "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            "ambiguous_length",
+        ),
+        (
+            "POST /echo HTTP/1.1\r\nHost: a\r\ncontent-length: 0\r\nTRANSFER-ENCODING: chunked\r\n\r\n0\r\n\r\n",
+            "ambiguous_length",
+        ),
         ("GET /echo HTTP/1.1\r\n\r\n", "invalid_host"),
         ("GET /echo HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "invalid_host"),
         ("GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "invalid_host"),
@@ -58,8 +67,13 @@ async fn what_two_servers_could_read_in_two_ways_is_refused() {
 async fn a_broken_chunk_reaches_nobody_as_a_whole_request() {
     let echo = Instance::start("a");
     let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
-    for chunk in ["zz\r\nhello\r\n0\r\n\r\n", "5\r\nhelloX\r\n0\r\n\r\n", "-5\r\nhello\r\n", "5\nhello\r\n0\r\n\r\n",
-                  "fffffffffffffffff\r\nhello\r\n"] {
+    for chunk in [
+        "zz\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloX\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nhello\r\n",
+    ] {
         let mut socket = gateway.socket().await;
         socket.send(format!("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}")).await;
         let answer = socket.read_to_end().await;
@@ -73,7 +87,14 @@ async fn pipelined_requests_are_answered_in_order() {
     let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
     let mut socket = gateway.socket().await;
     let get = |path: &str| format!("GET /echo/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
-    socket.send(format!("{}{}{}", get("one"), get("two"), "GET /echo/three HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+    socket
+        .send(format!(
+            "{}{}{}",
+            get("one"),
+            get("two"),
+            "GET /echo/three HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ))
+        .await;
     let answer = socket.read_to_end().await;
     let at = |path: &str| answer.find(&format!("/echo/{path}\"")).unwrap_or_else(|| panic!("{path}: {answer}"));
     assert!(at("one") < at("two") && at("two") < at("three"));
@@ -83,7 +104,9 @@ async fn pipelined_requests_are_answered_in_order() {
     assert!(socket.read_until("\"query\":null}").await.starts_with("HTTP/1.1 200"));
     socket.send("POST /echo/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await;
     assert!(socket.read_until("\"query\":null}").await.starts_with("HTTP/1.1 200"));
-    socket.send("POST /echo/c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n").await;
+    socket
+        .send("POST /echo/c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n")
+        .await;
     assert!(socket.read_to_end().await.contains("ambiguous_length"));
 }
 
@@ -100,7 +123,10 @@ async fn heads_that_are_too_large_are_problems() {
         let mut socket = gateway.socket().await;
         socket.send(&head).await;
         let answer = socket.read_until(code).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains("application/problem+json"), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains("application/problem+json"),
+            "{answer}"
+        );
     }
     let mut socket = gateway.socket().await;
     socket.send(format!("GET /echo HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(200_000))).await;
@@ -180,4 +206,20 @@ async fn one_connection_too_many_is_told_so() {
     })
     .await;
     drop(echo);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_body_is_no_request() {
+    let echo = Instance::start("a");
+    let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
+    // Refused before its body came; whatever follows is at most dropped.
+    let mut socket = gateway.socket().await;
+    socket.send("POST /routes HTTP/1.1\r\nHost: a\r\nContent-Length: 70\r\n\r\n").await;
+    assert!(socket.read_until("token_missing").await.starts_with("HTTP/1.1 401"));
+    use tokio::io::AsyncWriteExt as _;
+    // The other side may be closed already.
+    let _ = socket.0.write_all(b"GET /echo/smuggled HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let rest = socket.read_until("smuggled").await;
+    assert!(!rest.contains("HTTP/1.1 200"), "{rest}");
+    assert_eq!(echo.requests(), 0);
 }

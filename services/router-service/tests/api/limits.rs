@@ -33,7 +33,11 @@ async fn whoever_asks_too_fast_is_told_when_to_come_back() {
     for left in [2, 1, 0] {
         let answer = gateway.client.get("/echo").await.expect(200);
         assert_eq!(answer.header("ratelimit-policy"), Some("\"ip\";q=3;w=2"));
-        assert!(answer.header("ratelimit").unwrap().starts_with(&format!("\"ip\";r={left};t=")), "{:?}", answer.headers);
+        assert!(
+            answer.header("ratelimit").unwrap().starts_with(&format!("\"ip\";r={left};t=")),
+            "{:?}",
+            answer.headers
+        );
     }
     let answer = gateway.client.get("/echo").await.expect_problem(429, "rate_limited");
     assert_eq!(answer.header("retry-after"), Some("1"));
@@ -71,7 +75,8 @@ async fn a_request_that_one_limit_refuses_costs_nothing_in_the_other() {
     let world = World::new().await;
     let gateway = world.start().await;
     gateway.upstream("echo", &[&echo]).await;
-    let limits = json!([{"by": ["ip"], "requests": 5, "perSeconds": 600}, {"by": ["ip"], "requests": 2, "perSeconds": 1}]);
+    let limits =
+        json!([{"by": ["ip"], "requests": 5, "perSeconds": 600}, {"by": ["ip"], "requests": 2, "perSeconds": 1}]);
     gateway.route(limited(limits)).await;
     let mut served = 0;
     let begun = Instant::now();

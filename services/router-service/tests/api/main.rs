@@ -9,6 +9,7 @@ mod harness;
 mod heads;
 mod limits;
 mod matching;
+mod process;
 mod rules;
 mod seeds;
 mod streams;

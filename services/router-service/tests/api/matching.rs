@@ -29,8 +29,7 @@ fn model(routes: &[RouteSpec], path: &str, method: &str) -> (Option<usize>, bool
     };
     let takes_method = |route: &RouteSpec| {
         route.matches.methods.as_ref().is_none_or(|methods| {
-            methods.iter().any(|known| known.as_str() == method)
-                || (method == "HEAD" && methods.contains(&Method::Get))
+            methods.iter().any(|known| known.as_str() == method) || (method == "HEAD" && methods.contains(&Method::Get))
         })
     };
     let on_path: Vec<usize> = (0..routes.len()).filter(|index| takes_path(&routes[*index])).collect();

@@ -101,9 +101,7 @@ async fn an_upgrade_that_an_instance_refuses_is_a_plain_answer() {
     let echo = Instance::start("a");
     let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
     let mut socket = gateway.socket().await;
-    socket
-        .send("GET /echo/plain HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        .await;
+    socket.send("GET /echo/plain HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     let answer = socket.read_until("\"query\":null}").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // The connection is no tunnel: what comes next is a request like any other.

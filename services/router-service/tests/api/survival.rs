@@ -47,7 +47,8 @@ async fn without_postgres_the_last_good_table_is_served() {
 
     // And back: changes are possible and followed again.
     proxy.restore();
-    let new = json!({"name": "new", "match": {"path": {"prefix": "/new"}}, "upstream": "echo", "authentication": ["none"]});
+    let new =
+        json!({"name": "new", "match": {"path": {"prefix": "/new"}}, "upstream": "echo", "authentication": ["none"]});
     wait_until("routes can be made again", async || gateway.admin.post("/routes", &new).await.status == 201).await;
     gateway.client.get("/new").await.expect(200);
     std::fs::remove_file(&world.config.gateway.table_file).unwrap();

@@ -134,15 +134,29 @@ async fn everything_that_is_wrong_is_named_at_once() {
         "authentication": ["none"], "permission": "robots:read", "timeoutMs": 0, "priority": 5000,
         "limits": [{"by": [], "requests": 0, "perSeconds": 100_000}]});
     let found = pointers(gateway.admin.post("/routes", &rules).await);
-    for pointer in ["/match/path/prefix", "/match/methods", "/permission", "/timeoutMs", "/priority", "/limits/0/by",
-                    "/limits/0/requests", "/limits/0/perSeconds"] {
+    for pointer in [
+        "/match/path/prefix",
+        "/match/methods",
+        "/permission",
+        "/timeoutMs",
+        "/priority",
+        "/limits/0/by",
+        "/limits/0/requests",
+        "/limits/0/perSeconds",
+    ] {
         assert!(found.iter().any(|found| found == pointer), "{pointer} in {found:?}");
     }
     let mut lost = route("lost");
     lost["upstream"] = json!("nowhere");
     assert_eq!(pointers(gateway.admin.post("/routes", &lost).await), ["/upstream"]);
-    for (path, code) in [("/routes", "reserved"), ("/upstreams/x", "reserved"), ("/docs", "reserved"),
-                         ("/a/../b", "invalid_path"), ("/a//b", "invalid_path"), ("/a%20b", "invalid_path")] {
+    for (path, code) in [
+        ("/routes", "reserved"),
+        ("/upstreams/x", "reserved"),
+        ("/docs", "reserved"),
+        ("/a/../b", "invalid_path"),
+        ("/a//b", "invalid_path"),
+        ("/a%20b", "invalid_path"),
+    ] {
         let mut own = route("own");
         own["match"]["path"]["prefix"] = json!(path);
         let answer = gateway.admin.post("/routes", &own).await.expect(422).json();
@@ -151,7 +165,10 @@ async fn everything_that_is_wrong_is_named_at_once() {
     let upstream = json!({"name": "u", "instances": [{"url": "https://x:1"}, {"url": "http://x:1/path"}, {"url": "http://a@x:1"},
         {"url": "http://y:1"}, {"url": "http://Y:1/"}, {"url": "http://z:1", "weight": 1001}]});
     let found = pointers(gateway.admin.post("/upstreams", &upstream).await);
-    assert_eq!(found, ["/instances/0/url", "/instances/1/url", "/instances/2/url", "/instances/4/url", "/instances/5/weight"]);
+    assert_eq!(
+        found,
+        ["/instances/0/url", "/instances/1/url", "/instances/2/url", "/instances/4/url", "/instances/5/weight"]
+    );
     let empty = json!({"name": "u", "instances": []});
     assert_eq!(pointers(gateway.admin.post("/upstreams", &empty).await), ["/instances"]);
     gateway.client.get("/ok").await.expect_problem(404, "not_found");
@@ -168,12 +185,18 @@ async fn names_and_matches_are_taken_once() {
     let mut other = route("two");
     other["match"]["path"]["prefix"] = json!("/one");
     let answer = gateway.admin.post("/routes", &other).await.expect(422).json();
-    assert_eq!((&answer["errors"][0]["pointer"], &answer["errors"][0]["code"]), (&json!("/match"), &json!("match_taken")));
+    assert_eq!(
+        (&answer["errors"][0]["pointer"], &answer["errors"][0]["code"]),
+        (&json!("/match"), &json!("match_taken"))
+    );
     assert!(answer["errors"][0]["detail"].as_str().unwrap().contains("two matches the same as one"), "{answer}");
     gateway.client.get("/elsewhere").await.expect_problem(404, "not_found");
     other["priority"] = json!(1);
     gateway.route(other).await;
-    gateway.admin.post("/upstreams", &json!({"name": "echo", "instances": [{"url": echo.url()}]})).await
+    gateway
+        .admin
+        .post("/upstreams", &json!({"name": "echo", "instances": [{"url": echo.url()}]}))
+        .await
         .expect_problem(409, "name_taken");
 }
 
@@ -207,13 +230,33 @@ async fn permissions_are_asked() {
     let writer = gateway.client.bearer(world.issuer.token("w", &["routes:write"]));
     writer.get("/upstreams").await.expect_problem(403, "permission_denied");
     gateway.client.get("/routes").await.expect_problem(401, "token_missing");
-    gateway.client.get("/upstreams").bearer(world.issuer.expired("x", &["*:*"])).await.expect_problem(401, "token_expired");
-    gateway.client.get("/upstreams").bearer(world.issuer.forged("x", &["*:*"])).await.expect_problem(401, "token_invalid");
+    gateway
+        .client
+        .get("/upstreams")
+        .bearer(world.issuer.expired("x", &["*:*"]))
+        .await
+        .expect_problem(401, "token_expired");
+    gateway
+        .client
+        .get("/upstreams")
+        .bearer(world.issuer.forged("x", &["*:*"]))
+        .await
+        .expect_problem(401, "token_invalid");
     gateway.admin.request(axum::http::Method::PATCH, "/routes").await.expect_problem(405, "method_not_allowed");
     gateway.admin.get("/routes/7").await.expect_problem(400, "invalid_path");
-    gateway.admin.request(axum::http::Method::POST, "/routes").header("content-type", "application/json").body("{").await
+    gateway
+        .admin
+        .request(axum::http::Method::POST, "/routes")
+        .header("content-type", "application/json")
+        .body("{")
+        .await
         .expect_problem(400, "malformed_json");
-    gateway.admin.request(axum::http::Method::POST, "/routes").body("x").await.expect_problem(415, "unsupported_media_type");
+    gateway
+        .admin
+        .request(axum::http::Method::POST, "/routes")
+        .body("x")
+        .await
+        .expect_problem(415, "unsupported_media_type");
 }
 
 #[tokio::test]
@@ -224,6 +267,10 @@ async fn a_repeated_request_with_a_key_makes_one_route() {
     let first = gateway.admin.post("/routes", &route("once")).header("idempotency-key", &key).await.expect(201);
     let again = gateway.admin.post("/routes", &route("once")).header("idempotency-key", &key).await.expect(201);
     assert_eq!(first.json()["id"], again.json()["id"]);
-    gateway.admin.post("/routes", &route("other")).header("idempotency-key", &key).await
+    gateway
+        .admin
+        .post("/routes", &route("other"))
+        .header("idempotency-key", &key)
+        .await
         .expect_problem(422, "idempotency_key_reused");
 }
