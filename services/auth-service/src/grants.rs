@@ -1,7 +1,7 @@
 //! What a user may do, as user-service said it: the answer at login, and the judgement while user-service is away.
 
 use chrono::{DateTime, Utc};
-use kronos_common::identity::permission_matches;
+use kronos_common::identity::{permission_matches, resource_matches};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use utoipa::ToSchema;
@@ -158,9 +158,6 @@ fn covers(pattern: Option<&str>, resource: Option<&str>) -> bool {
     match (pattern, resource) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(pattern), Some(resource)) => match pattern.strip_suffix("/*") {
-            Some(above) => resource.strip_prefix(above).is_some_and(|below| below.len() > 1 && below.starts_with('/')),
-            None => pattern == resource,
-        },
+        (Some(pattern), Some(resource)) => resource_matches(pattern, resource),
     }
 }

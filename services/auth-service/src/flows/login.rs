@@ -1,7 +1,7 @@
 //! A login with a password. Unknown, disabled, wrong and empty take the same way: throttle, one hash, one record, one answer.
 
 use chrono::{TimeDelta, Utc};
-use kronos_common::problem::Problem;
+use kronos_common::{name, problem::Problem};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use uuid::Uuid;
@@ -26,9 +26,9 @@ pub(crate) struct Login {
     pub device: Option<String>,
 }
 
-/// Usernames are compared without case and surrounding blanks.
+/// Usernames are compared as user-service compares them, which decides who has one.
 pub(crate) fn username_key(username: &str) -> String {
-    username.trim().to_lowercase()
+    name::key(username)
 }
 
 /// Logs in.
