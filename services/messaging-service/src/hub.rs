@@ -171,8 +171,19 @@ impl Hubs {
                 }
             }
             Signal::Resumed => self.hubs().values().for_each(|hub| hub.woken.notify_one()),
-            Signal::Deleted(_) => {}
+            Signal::Deleted(topic) => self.forget(topic),
         }
+    }
+
+    /// A topic was deleted: its subscribers' streams end.
+    pub(crate) fn forget(&self, topic: &str) {
+        self.hubs().retain(|_, hub| {
+            let stays = hub.topic.name != topic;
+            if !stays {
+                hub.ended.cancel();
+            }
+            stays
+        });
     }
 
     fn wake(&self, group_id: Uuid) {
@@ -262,6 +273,7 @@ impl Hubs {
                 hub.taken.notify_one();
             }
             if count < seats.len() {
+                self.correct(hub).await;
                 let next = self.0.store.milliseconds_to_next(hub.group.group_id).await.ok().flatten();
                 return next.map_or(look, |ms| look.min(Duration::from_secs_f64(ms.clamp(1.0, 1e6) / 1000.0)));
             }
@@ -310,7 +322,7 @@ impl Hubs {
 
     /// Asks the database who still holds what; true if somebody has a free seat that was thought taken.
     async fn correct(&self, hub: &Hub) -> bool {
-        let holders = hub.seats().holders();
+        let holders = hub.seats().full();
         if holders.is_empty() {
             return false;
         }

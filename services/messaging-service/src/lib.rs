@@ -113,10 +113,11 @@ impl App {
         let hubs = Hubs::new(instance, parts, config.deliver.clone(), (metrics.clone(), signals.clone()), &context);
         let tails = Tails::new(rabbit.clone(), kafka.clone(), config.subscribe.lag_messages, metrics.clone(), &context);
 
-        let (hearing, forgetting) = (hubs.clone(), catalog.clone());
+        let (hearing, forgetting, closing) = (hubs.clone(), catalog.clone(), tails.clone());
         let listening = signals::listen(store.clone(), instance, context.clone(), move |signal| {
             if let Signal::Deleted(name) = &signal {
                 forgetting.forget(name);
+                closing.forget(name);
             }
             hearing.hear(&signal);
         });

@@ -64,6 +64,7 @@ impl Relay {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(broker = self.broker.as_str(), %error, "messages wait in the outbox");
                     }
+                    self.until_next().await;
                     self.retry
                 }
                 Ok(Pass::Idle) => self.until_next().await,

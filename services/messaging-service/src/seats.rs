@@ -117,9 +117,10 @@ impl Seats {
         self.places.iter().map(|place| place.subscriber_id).collect()
     }
 
-    /// Subscribers that hold something.
-    pub fn holders(&self) -> Vec<Uuid> {
-        self.places.iter().filter(|place| !place.held.is_empty()).map(|place| place.subscriber_id).collect()
+    /// Subscribers that hold as much as they may.
+    pub fn full(&self) -> Vec<Uuid> {
+        let full = self.places.iter().filter(|place| place.held.len() >= place.window);
+        full.map(|place| place.subscriber_id).collect()
     }
 
     /// Only these leases are held in truth by `asked`; true if some were not.

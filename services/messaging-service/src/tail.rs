@@ -16,6 +16,7 @@ use kronos_common::{
 use lapin::options::BasicAckOptions;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -76,8 +77,9 @@ pub(crate) struct Tails {
     tails: Arc<Mutex<HashMap<Uuid, Tail>>>,
 }
 
-#[derive(Clone)]
 struct Tail {
+    topic: String,
+    ended: CancellationToken,
     // Weak, so that the channel closes when the task ends.
     sender: broadcast::WeakSender<Tailed>,
     listening: watch::Receiver<bool>,
@@ -131,6 +133,18 @@ impl Tails {
         Ok(Listener::Replay(receiver))
     }
 
+    /// A topic was deleted: its listeners' streams end.
+    pub(crate) fn forget(&self, topic: &str) {
+        let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        tails.retain(|_, tail| {
+            let stays = tail.topic != topic;
+            if !stays {
+                tail.ended.cancel();
+            }
+            stays
+        });
+    }
+
     fn join(&self, topic: &Arc<Topic>) -> (broadcast::Receiver<Tailed>, watch::Receiver<bool>) {
         let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tail) = tails.get(&topic.topic_id)
@@ -140,13 +154,19 @@ impl Tails {
         }
         let (sender, receiver) = broadcast::channel(self.lag);
         let (listening, watched) = watch::channel(false);
-        tails.insert(topic.topic_id, Tail { sender: sender.downgrade(), listening: watched.clone() });
+        let ended = self.context.shutdown.child_token();
+        let tail = Tail {
+            topic: topic.name.clone(),
+            ended: ended.clone(),
+            sender: sender.downgrade(),
+            listening: watched.clone(),
+        };
+        tails.insert(topic.topic_id, tail);
         let (tails, topic) = (self.clone(), topic.clone());
         self.context.spawn("tail", async move {
-            let shutdown = tails.context.shutdown.clone();
             tokio::select! {
                 () = tails.run(&topic, &sender, &listening) => {}
-                () = shutdown.cancelled() => {}
+                () = ended.cancelled() => {}
             }
         });
         (receiver, watched)

@@ -161,6 +161,8 @@ pub(crate) async fn create(app: &App, new: NewTopic) -> Result<Topic> {
 pub(crate) async fn delete(app: &App, topic: &Topic) -> Result<StatusCode> {
     let deleted = app.store.delete_topic(topic).await?;
     app.catalog.forget(&topic.name);
+    app.hubs.forget(&topic.name);
+    app.tails.forget(&topic.name);
     app.signals.send(Signal::Deleted(topic.name.clone()));
     if !deleted {
         return Err(crate::catalog::unknown());

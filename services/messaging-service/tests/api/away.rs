@@ -72,10 +72,10 @@ async fn while_kafka_is_away_publishes_are_accepted_and_come_later() {
     let mut config = messaging.config.clone();
     config.kafka.brokers = proxy.address().to_string();
     config.kafka.timeout_ms = 1000;
-    let Harness { database, issuer, config: good, running } = messaging;
+    let Harness { database, issuer, config: good, running, .. } = messaging;
     running.stop().await;
     let running = messaging_service::start(config).await.unwrap();
-    let messaging = Harness { database, issuer, config: good, running };
+    let messaging = Harness::of(database, issuer, good, running);
     let client = messaging.client();
     let begun = std::time::Instant::now();
     let publishes =
@@ -107,10 +107,8 @@ async fn while_kafka_is_away_publishes_are_accepted_and_come_later() {
 
 #[tokio::test]
 async fn a_frozen_database_refuses_keyed_publishes_with_a_503() {
-    let database_proxy = std::sync::Arc::new(std::sync::Mutex::new(None));
     let database = kronos_testkit::TestDatabase::create().await;
     let (proxy, url) = Proxy::in_front_of(&database.url("kronos_messaging")).await;
-    *database_proxy.lock().unwrap() = Some(());
     let messaging = Harness::start_with(|config| {
         config.postgres.url = url.into();
         config.postgres.acquire_timeout_ms = 500;

@@ -21,6 +21,7 @@ pub(crate) struct Harness {
     pub(crate) issuer: Issuer,
     pub(crate) config: Config,
     pub(crate) running: Running,
+    client: TestClient,
 }
 
 /// The configuration of one test.
@@ -48,10 +49,16 @@ impl Harness {
         let mut config = configuration(&database, &issuer).await;
         change(&mut config);
         let running = messaging_service::start(config.clone()).await.unwrap();
-        let harness = Self { database, issuer, config, running };
+        let harness = Self::of(database, issuer, config, running);
         // The brokers' connections are opened behind the start.
         harness.until_ready(&harness.running).await;
         harness
+    }
+
+    /// The parts put together.
+    pub(crate) fn of(database: TestDatabase, issuer: Issuer, config: Config, running: Running) -> Self {
+        let client = http(running.api).bearer(issuer.token("tester", &ALL));
+        Self { database, issuer, config, running, client }
     }
 
     /// A second instance of the same service.
@@ -75,7 +82,7 @@ impl Harness {
 
     /// A client that may do everything here.
     pub(crate) fn client(&self) -> TestClient {
-        self.client_at(&self.running)
+        self.client.clone()
     }
 
     pub(crate) fn client_at(&self, running: &Running) -> TestClient {

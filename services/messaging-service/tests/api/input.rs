@@ -13,6 +13,7 @@ fn pointers(answer: &TestResponse) -> Vec<String> {
         .map(|error| error["pointer"].as_str().unwrap().to_owned())
         .collect();
     pointers.sort_unstable();
+    pointers.dedup();
     pointers
 }
 

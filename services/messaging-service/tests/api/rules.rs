@@ -73,10 +73,13 @@ fn row(group: &str, state: &str, principal: &str) -> Candidate {
     }
 }
 
+/// What it is, the copies, `?group=`, `?attempt=`, what is meant.
+type Case = (&'static str, Vec<Candidate>, Option<&'static str>, Option<i32>, &'static str);
+
 #[test]
 fn a_message_id_means_the_delivery_that_the_caller_holds() {
     let over = || Candidate { held: false, ..row("g", "leased", "me") };
-    let table: Vec<(&str, Vec<Candidate>, Option<&str>, Option<i32>, &str)> = vec![
+    let table: Vec<Case> = vec![
         ("nothing", vec![], None, None, "Unknown"),
         ("another group only", vec![row("g", "leased", "me")], Some("h"), None, "Unknown"),
         ("mine", vec![row("g", "leased", "me")], None, None, "Held"),

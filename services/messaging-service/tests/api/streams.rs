@@ -104,9 +104,9 @@ async fn a_group_goes_on_where_it_was_after_a_restart() {
         client.post(&format!("/ack/{}", text(&taken, "deliveryId")), &json!(null)).await.expect(204);
     }
     let again = messaging.another().await;
-    let Harness { database, issuer, config, running } = messaging;
+    let Harness { database, issuer, config, running, .. } = messaging;
     running.stop().await;
-    let messaging = Harness { database, issuer, config, running: again };
+    let messaging = Harness::of(database, issuer, config, again);
     for n in 4..10 {
         assert_eq!(messaging.take("events", "&group=g").await["payload"], n);
     }

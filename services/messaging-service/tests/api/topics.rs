@@ -70,6 +70,26 @@ async fn a_deleted_topic_takes_no_message_and_leaves_nothing_at_the_broker() {
 }
 
 #[tokio::test]
+async fn the_streams_of_a_deleted_topic_end_at_every_instance() {
+    let messaging = Harness::start().await;
+    let another = messaging.another().await;
+    for kind in ["stream", "queue", "broadcast"] {
+        messaging.topic(kind, kind, &json!({})).await;
+        let mut subscribers = Vec::new();
+        for client in [messaging.client(), messaging.client_at(&another)] {
+            subscribers.push(Sse::open(&client, kind, "group=g").await);
+            subscribers.push(Sse::open(&client, kind, "").await);
+        }
+        messaging.client().delete(&format!("/topics/{kind}")).await.expect(204);
+        for mut subscriber in subscribers {
+            while subscriber.next().await.is_some() {}
+        }
+    }
+    another.stop().await;
+    messaging.stop().await;
+}
+
+#[tokio::test]
 async fn a_queue_is_made_watched_and_deleted_by_its_id() {
     let messaging = Harness::start().await;
     let client = messaging.client();
