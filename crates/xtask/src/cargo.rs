@@ -11,12 +11,22 @@ use anyhow::{Context as _, bail};
 
 use crate::{instance::root, progress::Said};
 
-/// Builds the seven services and the programs of `tests/e2e`, optimised; returns the folder of the binaries.
-pub(crate) fn build_release(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
-    let root = root()?;
-    // One selection of packages for all commands, so that none rebuilds what another has built.
+/// Builds the seven services, optimised; returns the folder of the binaries.
+pub(crate) fn build_services(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
+    // The programs of tests/e2e would be built for nothing; they bring no feature that the services do not have, so
+    // that building them later builds nothing again.
+    build(
+        &["build", "--release", "--workspace", "--exclude", "xtask", "--exclude", "kronos-e2e", "--bins"],
+        said,
+        stop,
+    )?;
+    Ok(root()?.join("target/release"))
+}
+
+/// Builds the programs of `tests/e2e` too.
+pub(crate) fn build_programs(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
     build(&["build", "--release", "--workspace", "--exclude", "xtask", "--bins"], said, stop)?;
-    Ok(root.join("target/release"))
+    Ok(root()?.join("target/release"))
 }
 
 /// Builds database-admin as the tests' build does; returns its binary.

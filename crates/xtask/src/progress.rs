@@ -97,23 +97,17 @@ impl Progress {
         let outcome = work(&said);
         let seconds = started.elapsed().as_secs_f64();
         self.with(|board| {
-            board.erase();
             let index = board.running.iter().position(|step| step.id == id).expect("a step ends once");
             let step = board.running.remove(index);
             let (sign, text) = if outcome.is_ok() { ("✓", step.detail) } else { ("✗", "failed".to_owned()) };
-            print_line(&format!("  {sign} {name:<20} {seconds:>6.1} s  {text}"));
-            board.draw(self.terminal);
+            board.show(&format!("  {sign} {name:<20} {seconds:>6.1} s  {text}\n"), self.terminal);
         });
         outcome.map_err(|error| error.context(name.to_owned()))
     }
 
     /// A line that stays.
     pub(crate) fn note(&self, line: &str) {
-        self.with(|board| {
-            board.erase();
-            print_line(line);
-            board.draw(self.terminal);
-        });
+        self.with(|board| board.show(&format!("{line}\n"), self.terminal));
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
@@ -141,51 +135,39 @@ impl Said {
 impl Board {
     fn tick(&mut self, terminal: bool) {
         self.frame += 1;
-        if terminal {
-            self.erase();
-            self.draw(true);
-            return;
-        }
-        for step in &mut self.running {
-            if step.reminded.elapsed() > REMINDER {
-                step.reminded = Instant::now();
-                print_line(&format!(
-                    "    {:<20} {:>6.0} s  {}",
-                    step.name,
-                    step.started.elapsed().as_secs_f64(),
-                    step.detail
-                ));
-            }
-        }
-    }
-
-    fn erase(&mut self) {
-        let mut out = std::io::stderr().lock();
-        for _ in 0..self.drawn {
-            // Up one line, clear it. Nobody can be told that the terminal is gone.
-            let _ = out.write_all(b"\x1b[1A\x1b[2K");
-        }
-        self.drawn = 0;
-    }
-
-    fn draw(&mut self, terminal: bool) {
-        if !terminal {
-            return;
-        }
-        let width =
-            rustix::termios::tcgetwinsize(std::io::stderr()).map_or(100, |size| usize::from(size.ws_col).max(40));
-        let spinner = SPINNER[self.frame / 2 % SPINNER.len()];
-        for step in &self.running {
+        let mut reminders = String::new();
+        for step in self.running.iter_mut().filter(|step| !terminal && step.reminded.elapsed() > REMINDER) {
+            step.reminded = Instant::now();
             let seconds = step.started.elapsed().as_secs_f64();
-            let line = format!("  {spinner} {:<20} {seconds:>6.1} s  {}", step.name, step.detail);
-            print_line(&line.chars().take(width - 1).collect::<String>());
+            reminders += &format!("    {:<20} {seconds:>6.0} s  {}\n", step.name, step.detail);
         }
-        self.drawn = self.running.len();
+        if terminal || !reminders.is_empty() {
+            self.show(&reminders, terminal);
+        }
+    }
+
+    /// Writes lines that stay, above the running steps, which are drawn anew; all in one piece, so that nothing flickers.
+    fn show(&mut self, lines: &str, terminal: bool) {
+        // Up one line, clear it: for each that was drawn.
+        let mut text = "\x1b[1A\x1b[2K".repeat(self.drawn);
+        text += lines;
+        self.drawn = 0;
+        if terminal {
+            let spinner = SPINNER[self.frame / 2 % SPINNER.len()];
+            for step in &self.running {
+                let seconds = step.started.elapsed().as_secs_f64();
+                let line = format!("  {spinner} {:<20} {seconds:>6.1} s  {}", step.name, step.detail);
+                text.extend(line.chars().take(terminal_width() - 1));
+                text.push('\n');
+            }
+            self.drawn = self.running.len();
+        }
+        // Nobody can be told that the terminal is gone.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-fn print_line(line: &str) {
-    let mut out = std::io::stderr().lock();
-    // Nobody can be told that the terminal is gone.
-    let _ = writeln!(out, "{line}");
+fn terminal_width() -> usize {
+    let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { 100 } else { columns.max(40) }
 }

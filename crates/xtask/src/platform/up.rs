@@ -61,13 +61,11 @@ pub(crate) fn run_against(work: impl FnOnce(&Path, &Path) -> anyhow::Result<()>)
     if !was_up {
         bring_up(&instance, &stop)?;
     }
-    let binaries = {
-        let progress = Progress::new();
-        progress.step("build", |said| cargo::build_release(said, &stop))?
-    };
-    let file = status::write_file(&instance)?;
+    let prepared = Progress::new()
+        .step("programs", |said| cargo::build_programs(said, &stop))
+        .and_then(|binaries| Ok((binaries, status::write_file(&instance)?)));
     instance.unlock();
-    let outcome = work(&binaries, &file);
+    let outcome = prepared.and_then(|(binaries, file)| work(&binaries, &file));
     if !was_up {
         take_down(&Instance::lock(DEV)?, false)?;
     }
@@ -103,7 +101,7 @@ fn start_all(instance: &Instance, stop: &AtomicBool, progress: &Progress) -> any
 
     let (stores, binaries) = std::thread::scope(|scope| {
         let stores = scope.spawn(|| ensure_stores(instance, progress));
-        let binaries = progress.step("build", |said| cargo::build_release(said, stop));
+        let binaries = progress.step("build", |said| cargo::build_services(said, stop));
         let stores = stores.join().unwrap_or_else(|_| bail!("starting the stores panicked"));
         anyhow::Ok((stores?, binaries?))
     })?;
