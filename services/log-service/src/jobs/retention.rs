@@ -13,17 +13,22 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_secs(600);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Starts the loop.
 pub fn start(config: config::Retention, shared: Arc<Shared>, elastic: Arc<Elastic>, context: &Context) {
     let shutdown = context.shutdown.clone();
     context.spawn("retention", async move {
         loop {
-            if let Err(error) = run(&config, &shared, &elastic).await {
-                tracing::warn!(error = format!("{error:#}"), "retention will be tried again");
-            }
+            let wait = match run(&config, &shared, &elastic).await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "retention will be tried again");
+                    AGAIN
+                }
+            };
             tokio::select! {
-                () = time::sleep(EVERY) => {}
+                () = time::sleep(wait) => {}
                 () = shutdown.cancelled() => return,
             }
         }

@@ -40,7 +40,7 @@ async fn old_days_are_dropped_in_both_stores_and_new_ones_are_made_ahead() {
     backup.commit().await.unwrap();
     // The job runs at the start.
     let other = logs.another().await;
-    wait_up_to(Duration::from_secs(20), "the old day is dropped in both", async || {
+    wait_up_to(Duration::from_secs(60), "the old day is dropped in both", async || {
         let index = http.head(format!("{base}{}", old.format("%Y.%m.%d"))).send().await.unwrap();
         index.status() == 404 && !partitions().await.contains(&name(old))
     })
