@@ -46,7 +46,7 @@ impl Journey<'_> {
             async move {
                 let backup = admin.get(&path).await?.expect(200)?;
                 ensure!(backup["state"] != "failed", "the backup failed: {backup}");
-                Ok((backup["state"] == "succeeded").then_some(backup))
+                Ok((backup["state"] == "completed").then_some(backup))
             }
         })
         .await?;
