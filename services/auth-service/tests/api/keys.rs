@@ -65,7 +65,22 @@ fn a_keys_id_is_its_thumbprint() {
 async fn two_instances_that_start_at_once_make_one_key() {
     let auth = TestAuth::start().await;
     sqlx::query("delete from signing_keys").execute(&auth.pool).await.unwrap();
-    let (one, two, three) = tokio::join!(auth.second(), auth.second(), auth.second());
+    // All three arrive before the first may begin.
+    let mut gate = auth.pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('auth-service.keys', 0))")
+        .execute(&mut *gate)
+        .await
+        .unwrap();
+    let open = async {
+        wait_until("all three wait for their turn", async || {
+            let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                and database = (select oid from pg_database where datname = current_database())";
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&auth.pool).await.unwrap() == 3
+        })
+        .await;
+        gate.commit().await.unwrap();
+    };
+    let (one, two, three, ()) = tokio::join!(auth.second(), auth.second(), auth.second(), open);
     let count: i64 = sqlx::query_scalar("select count(*) from signing_keys").fetch_one(&auth.pool).await.unwrap();
     assert_eq!(count, 1);
     let user = one.user(&[]).await;
