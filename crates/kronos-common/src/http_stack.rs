@@ -77,6 +77,8 @@ impl HttpStack {
 /// Trace, metrics, log line, deadline.
 async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
+    // Who waits to be asked for the body is not asked for one that is refused.
+    let is_sending = !head.headers.contains_key(header::EXPECT);
     let (body, leftover) = leftover::track(body);
     let request = Request::from_parts(head, body);
     let begun = Instant::now();
@@ -102,7 +104,7 @@ async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -
                 .with_retry_after(Duration::from_secs(1))
                 .into_response(),
         };
-        if response.status().is_client_error() {
+        if is_sending && response.status().is_client_error() {
             leftover.discard().await;
         }
         let status = response.status();

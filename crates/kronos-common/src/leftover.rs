@@ -29,19 +29,28 @@ pub(crate) fn track(body: Body) -> (Body, Leftover) {
 impl Leftover {
     /// Reads what was left, within bounds. Returns at once if somebody still holds the body.
     pub(crate) async fn discard(mut self) {
-        let Ok(mut body) = self.0.try_recv() else { return };
-        let all = async {
-            let mut read = 0;
-            while let Some(Ok(frame)) = body.frame().await {
-                read += frame.data_ref().map_or(0, Bytes::len);
-                if read > MAX_BYTES {
-                    break;
-                }
-            }
-        };
-        // Whether it was all or too much: the answer goes out now.
-        let _ = tokio::time::timeout(PATIENCE, all).await;
+        if let Ok(body) = self.0.try_recv() {
+            discard(body).await;
+        }
     }
+}
+
+/// Reads a body and throws it away: at most 32 MiB of it, for at most 2 s.
+pub async fn discard<B>(mut body: B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let all = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_BYTES {
+                break;
+            }
+        }
+    };
+    // Whether it was all or too much: the answer goes out now.
+    let _ = tokio::time::timeout(PATIENCE, all).await;
 }
 
 struct Tracked {

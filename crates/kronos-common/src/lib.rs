@@ -12,7 +12,7 @@ pub mod http_stack;
 pub mod idempotency;
 pub mod identity;
 pub mod kafka;
-mod leftover;
+pub mod leftover;
 pub mod log_shipping;
 pub mod name;
 mod operations;

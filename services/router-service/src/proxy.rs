@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, reques
 use hyper::body::{Body as _, Incoming};
 use kronos_common::{
     identity::{Verifier, permission::bearer, permission_matches},
+    leftover,
     problem::Problem,
     telemetry,
     trace::{self, TraceContext},
@@ -152,7 +153,7 @@ async fn answer(core: &Rc<Core>, mut arrived: Arrived) -> Response<ResponseBody>
     let route = match admit(core, &mut arrived).await {
         Ok(Admitted::Route(route)) => route,
         Ok(Admitted::Own) => return own(core, arrived).await,
-        Err(problem) => return refuse(arrived, problem),
+        Err(problem) => return refuse(arrived, problem).await,
     };
     forward::forward(core, &route, arrived).await
 }
@@ -287,8 +288,9 @@ async fn limited(core: &Core, arrived: &mut Arrived, limits: &[CompiledLimit]) -
 async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
     let Arrived { mut parts, body, connection, mut exchange, limits, .. } = arrived;
     let gateway = core.gateway.clone();
-    let limit = gateway.config.http.body_limit_bytes as u64;
-    let source = Arc::new(Source::new(body, limit.saturating_add(1), connection));
+    // Their own layer refuses what is too large; this bounds what is read of it only.
+    let bound = (gateway.config.http.body_limit_bytes as u64).saturating_mul(4);
+    let source = Arc::new(Source::new(body, bound, connection));
     let is_document = parts.uri.path() == "/openapi.json" && parts.method == http::Method::GET;
     if !is_document {
         // The endpoints' own layer writes the line.
@@ -314,9 +316,15 @@ async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
 }
 
 /// An answer of the gateway itself.
-pub fn refuse(arrived: Arrived, problem: Problem) -> Response<ResponseBody> {
-    let Arrived { body, exchange, limits, .. } = arrived;
+async fn refuse(arrived: Arrived, problem: Problem) -> Response<ResponseBody> {
+    let Arrived { parts, body, exchange, limits, .. } = arrived;
     let unread = !body.is_end_stream();
+    // Who is still sending would find the connection reset, and not hear why. But nothing is read of what may be two
+    // requests, and nobody is asked to send what is refused.
+    let may_read = problem.status() != StatusCode::BAD_REQUEST && !parts.headers.contains_key(header::EXPECT);
+    if unread && may_read {
+        leftover::discard(body).await;
+    }
     refuse_with(exchange, limits.as_ref(), problem, unread)
 }
 

@@ -1,11 +1,14 @@
 //! Questions about rights: what may this person do, and may they do this, and why.
 
-use axum::extract::State;
+use axum::{
+    extract::{FromRequestParts, State},
+    http::request::Parts,
+};
 use chrono::Utc;
 use kronos_common::{
     extract::{Json, Path, Query},
     identity::{Allowed, Caller},
-    problem::{ProblemBody, Result},
+    problem::{Problem, ProblemBody, Result},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -18,6 +21,21 @@ use crate::{
     roles::PermissionName,
     store,
 };
+
+/// Who reads grants or checks access may ask about one right. An extractor, so that it is judged before the question.
+pub(super) struct MayAsk;
+
+impl FromRequestParts<App> for MayAsk {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        if !caller.may("grants:read") {
+            caller.require("access:check")?;
+        }
+        Ok(Self)
+    }
+}
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -65,13 +83,10 @@ pub(super) async fn get_grants(
 )]
 pub(super) async fn check_access(
     State(app): State<App>,
-    caller: Caller,
+    _: MayAsk,
     Path(id): Path<Uuid>,
     Query(AccessQuery { permission, resource }): Query<AccessQuery>,
 ) -> Result<Json<Decision>> {
-    if !caller.may("grants:read") {
-        caller.require("access:check")?;
-    }
     let (person, holdings) = store::rights::of_person(&app.pool, id).await?.ok_or_else(store::users::no_user)?;
     let resource = resource.as_ref().map(Resource::as_str);
     let mut decision = rights::judge(&person, &holdings, &permission, resource, Utc::now());
