@@ -33,19 +33,14 @@ impl TestDatabase {
         static SWEPT: OnceCell<()> = OnceCell::const_new();
         let name = unique(PREFIX);
         let mut admin = admin().await;
-        sqlx::query("select pg_advisory_lock($1)")
-            .bind(COPY_LOCK)
-            .execute(&mut admin)
-            .await
-            .expect("take turns");
+        sqlx::query("select pg_advisory_lock($1)").bind(COPY_LOCK).execute(&mut admin).await.expect("take turns");
         SWEPT.get_or_init(sweep).await;
         let mut attempts = 0;
         loop {
             let create = AssertSqlSafe(format!("create database {name} template {TEMPLATE}"));
             match sqlx::query(create).execute(&mut admin).await {
                 Ok(_) => break,
-                // object_in_use: somebody is still leaving the template
-                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") && attempts < 100 => {
+                Err(error) if is_being_replaced(&error) && attempts < 100 => {
                     attempts += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -65,10 +60,7 @@ impl TestDatabase {
     /// The URL for a service's role, such as `kronos_auth`, whose search path is its own schema.
     pub fn url(&self, role: &str) -> String {
         let stores = Stores::get();
-        let password = stores
-            .role_passwords
-            .get(role)
-            .unwrap_or_else(|| panic!("stores.json knows no role {role}"));
+        let password = stores.role_passwords.get(role).unwrap_or_else(|| panic!("stores.json knows no role {role}"));
         let mut url = with_login(&stores.postgres.url, role, password);
         url.set_path(&self.name);
         url.to_string()
@@ -93,11 +85,7 @@ impl TestDatabase {
 
     /// A pool for a role, for what a test looks up or prepares itself.
     pub async fn pool(&self, role: &str) -> PgPool {
-        PgPoolOptions::new()
-            .max_connections(4)
-            .connect(&self.url(role))
-            .await
-            .expect("connect to the test database")
+        PgPoolOptions::new().max_connections(4).connect(&self.url(role)).await.expect("connect to the test database")
     }
 }
 
@@ -106,20 +94,21 @@ impl Drop for TestDatabase {
         let name = std::mem::take(&mut self.name);
         // A thread with its own runtime: the test's may be ending.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("build a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("build a runtime");
             runtime.block_on(async { drop_database(&mut admin().await, &name).await });
         });
         let _ = dropped.join();
     }
 }
 
+/// Somebody is still leaving the template (`object_in_use`), or puts a newer one in its place (`invalid_catalog_name`).
+fn is_being_replaced(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("55006" | "3D000"))
+}
+
 async fn admin() -> PgConnection {
-    PgConnection::connect(&Stores::get().postgres.url)
-        .await
-        .expect("connect to the test server")
+    PgConnection::connect(&Stores::get().postgres.url).await.expect("connect to the test server")
 }
 
 async fn drop_database(admin: &mut PgConnection, name: &str) {
@@ -135,10 +124,7 @@ async fn sweep() {
         .fetch_all(&mut admin)
         .await
         .expect("list databases");
-    for name in names
-        .iter()
-        .filter(|name| born(name).is_some_and(|age| age.as_secs() > LEFT_OVER_AFTER))
-    {
+    for name in names.iter().filter(|name| born(name).is_some_and(|age| age.as_secs() > LEFT_OVER_AFTER)) {
         drop_database(&mut admin, name).await;
     }
 }
