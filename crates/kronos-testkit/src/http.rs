@@ -14,11 +14,7 @@ pub fn http(address: SocketAddr) -> TestClient {
         .timeout(std::time::Duration::from_secs(30))
         .build()
         .expect("build an HTTP client");
-    TestClient {
-        http,
-        base: format!("http://{address}"),
-        token: None,
-    }
+    TestClient { http, base: format!("http://{address}"), token: None }
 }
 
 /// Sends requests to one service.
@@ -32,10 +28,7 @@ pub struct TestClient {
 impl TestClient {
     /// The same client with a token on every request that sets no other.
     pub fn bearer(&self, token: impl Into<String>) -> Self {
-        Self {
-            token: Some(token.into()),
-            ..self.clone()
-        }
+        Self { token: Some(token.into()), ..self.clone() }
     }
 
     /// `GET`.
@@ -66,10 +59,7 @@ impl TestClient {
     /// Any method, no body yet.
     pub fn request(&self, method: Method, path: &str) -> TestRequest {
         let request = self.http.request(method, format!("{}{path}", self.base));
-        TestRequest {
-            request,
-            token: self.token.clone(),
-        }
+        TestRequest { request, token: self.token.clone() }
     }
 }
 
@@ -189,8 +179,7 @@ impl TestResponse {
     /// The problem's code; empty if the answer is no problem.
     pub fn code(&self) -> String {
         let body: Option<Value> = serde_json::from_slice(&self.body).ok();
-        body.and_then(|body| body["code"].as_str().map(Into::into))
-            .unwrap_or_default()
+        body.and_then(|body| body["code"].as_str().map(Into::into)).unwrap_or_default()
     }
 
     /// A header's value, if it is there and plain text.

@@ -47,10 +47,7 @@ impl Issuer {
             address: listener.local_addr().expect("a bound listener has an address"),
         }));
         let router = Router::new()
-            .route(
-                "/.well-known/jwks.json",
-                get(async |State(issuer): State<Issuer>| Json(issuer.key_set())),
-            )
+            .route("/.well-known/jwks.json", get(async |State(issuer): State<Issuer>| Json(issuer.key_set())))
             .route("/oauth/token", post(give_token))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.expect("serve") });
@@ -84,10 +81,7 @@ impl Issuer {
 
     /// A token that ended a minute ago.
     pub fn expired(&self, sub: &str, permissions: &[&str]) -> String {
-        self.build(sub)
-            .permissions(permissions)
-            .issued_ago(LIFE_SECONDS + 60)
-            .sign()
+        self.build(sub).permissions(permissions).issued_ago(LIFE_SECONDS + 60).sign()
     }
 
     /// A token that says all the right things, signed with another key.
@@ -97,21 +91,14 @@ impl Issuer {
 
     /// A token to be changed before it is signed. Without more it has no permission, epoch 0, no session.
     pub fn build(&self, sub: &str) -> TokenBuilder {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
         let now = i64::try_from(now).expect("before the year 292277026596");
         let claims = json!({
             "iss": ISSUER, "sub": sub, "aud": AUDIENCE, "iat": now, "exp": now + LIFE_SECONDS,
             "jti": uuid::Uuid::now_v7().to_string(), "client_id": "test-client", "roles": [], "permissions": [], "epoch": 0,
         });
         let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": self.0.kid});
-        TokenBuilder {
-            issuer: self.clone(),
-            header: object(header),
-            claims: object(claims),
-        }
+        TokenBuilder { issuer: self.clone(), header: object(header), claims: object(claims) }
     }
 }
 
@@ -217,16 +204,10 @@ async fn give_token(
     headers: HeaderMap,
     Form(form): Form<std::collections::HashMap<String, String>>,
 ) -> Json<Value> {
-    let basic = headers
-        .get("authorization")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| {
-            let decoded = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
-            String::from_utf8(decoded)
-                .ok()?
-                .split_once(':')
-                .map(|(id, _)| id.to_owned())
-        });
+    let basic = headers.get("authorization").and_then(|value| value.to_str().ok()).and_then(|value| {
+        let decoded = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
+        String::from_utf8(decoded).ok()?.split_once(':').map(|(id, _)| id.to_owned())
+    });
     let client = basic.or_else(|| form.get("client_id").cloned()).unwrap_or_default();
     let token = issuer.build(&client).client_id(&client).permissions(&["*:*"]).sign();
     Json(json!({"access_token": token, "token_type": "Bearer", "expires_in": LIFE_SECONDS}))

@@ -29,11 +29,7 @@ impl Proxy {
     pub async fn start(target: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let proxy = Self {
-            address,
-            refusing: Arc::default(),
-            cuts: watch::Sender::new(0),
-        };
+        let proxy = Self { address, refusing: Arc::default(), cuts: watch::Sender::new(0) };
         let (serving, target) = (proxy.clone(), target.into());
         tokio::spawn(async move {
             while let Ok((inward, _)) = listener.accept().await {

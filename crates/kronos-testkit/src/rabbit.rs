@@ -25,22 +25,14 @@ pub async fn test_vhost() -> String {
     let mut url = Url::parse(&Stores::get().rabbitmq.url).expect("stores.json holds URLs");
     let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
     ask(Method::PUT, &format!("vhosts/{name}"), None).await;
-    ask(
-        Method::PUT,
-        &format!("permissions/{name}/{}", url.username()),
-        Some(everything),
-    )
-    .await;
+    ask(Method::PUT, &format!("permissions/{name}/{}", url.username()), Some(everything)).await;
     url.set_path(&name);
     url.to_string()
 }
 
 /// A `[rabbit]` section with a virtual host of its own.
 pub async fn test_rabbit() -> config::Rabbit {
-    config::Rabbit {
-        url: test_vhost().await.into(),
-        confirm_timeout_ms: 5_000,
-    }
+    config::Rabbit { url: test_vhost().await.into(), confirm_timeout_ms: 5_000 }
 }
 
 async fn sweep() {
@@ -62,10 +54,7 @@ async fn ask(method: Method, path: &str, body: Option<Value>) -> String {
     let status = answer.status();
     let text = answer.text().await.expect("the management API answers");
     // A vhost that another process has swept is gone all the same.
-    assert!(
-        status.is_success() || (method == Method::DELETE && status == 404),
-        "{method} {path}: {status} {text}"
-    );
+    assert!(status.is_success() || (method == Method::DELETE && status == 404), "{method} {path}: {status} {text}");
     text
 }
 
@@ -74,11 +63,7 @@ fn client() -> Client {
 }
 
 fn base() -> String {
-    let url = Stores::get()
-        .rabbitmq
-        .management_url
-        .clone()
-        .expect("stores.json names RabbitMQ's managementUrl");
+    let url = Stores::get().rabbitmq.management_url.clone().expect("stores.json names RabbitMQ's managementUrl");
     url.trim_end_matches('/').to_owned()
 }
 

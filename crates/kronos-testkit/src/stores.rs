@@ -69,11 +69,7 @@ impl Stores {
                 ("Kafka", &stores.kafka.url),
                 ("Elasticsearch", &stores.elasticsearch.url),
             ] {
-                assert!(
-                    answers(url),
-                    "{name} does not answer at its address in {}: {HINT}",
-                    path.display()
-                );
+                assert!(answers(url), "{name} does not answer at its address in {}: {HINT}", path.display());
             }
             stores
         })

@@ -20,21 +20,14 @@ pub async fn wait_until(what: &str, condition: impl AsyncFnMut() -> bool) {
 pub async fn wait_up_to(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let end = tokio::time::Instant::now() + patience;
     while !condition().await {
-        assert!(
-            tokio::time::Instant::now() < end,
-            "waited {} s in vain until {what}",
-            patience.as_secs()
-        );
+        assert!(tokio::time::Instant::now() < end, "waited {} s in vain until {what}", patience.as_secs());
         tokio::time::sleep(POLL).await;
     }
 }
 
 /// `prefix_<seconds since 1970>_<random>`: lowercase letters, digits and underscores, so that every store takes it.
 pub fn unique(prefix: &str) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("{prefix}_{now}_{}", &random[..12])
 }
@@ -42,9 +35,7 @@ pub fn unique(prefix: &str) -> String {
 /// How long ago [`unique`] made this name.
 pub(crate) fn born(name: &str) -> Option<Duration> {
     let seconds: u64 = name.rsplit('_').nth(1)?.parse().ok()?;
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH + Duration::from_secs(seconds))
-        .ok()
+    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).ok()
 }
 
 #[cfg(test)]
