@@ -60,7 +60,6 @@ pub(super) struct LoginRequest {
     username: LoginName,
     password: Password,
     /// The code of a second factor. No account can have one yet, so it is not looked at.
-    #[schema(max_length = 16)]
     #[expect(dead_code, reason = "read once second factors can be enrolled")]
     totp: Option<String>,
 }
@@ -68,7 +67,6 @@ pub(super) struct LoginRequest {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RefreshRequest {
-    #[schema(max_length = 512)]
     refresh_token: String,
 }
 
