@@ -46,7 +46,7 @@ pub struct Services {
 #[serde(deny_unknown_fields)]
 pub struct Gateway {
     pub workers: usize,
-    pub table_file: String,
+    pub table_path: String,
     pub max_connections: usize,
     pub first_byte_timeout_ms: u64,
     pub header_timeout_ms: u64,

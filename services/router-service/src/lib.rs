@@ -118,7 +118,7 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
         timeout: Duration::from_millis(config.http.request_timeout_ms),
         body_limit: config.http.body_limit_bytes as u64,
     };
-    let live = Arc::new(Live::new(defaults, metrics.clone(), &config.gateway.table_file));
+    let live = Arc::new(Live::new(defaults, metrics.clone(), &config.gateway.table_path));
     let redis = redis::connect(&config.redis, context).await?;
     let revocations = Revocations::follow(&config.redis, context).await?;
     let verifier = Verifier::connect(&config.identity, revocations, context).await?;

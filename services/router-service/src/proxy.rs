@@ -30,7 +30,7 @@ use crate::{
     routes::docs::Documents,
     sniff::Verdict,
     table::{CompiledLimit, Lookup, Route},
-    telemetry::{Metrics, RequestLog, RouteSeconds},
+    telemetry::{Metrics, RequestLog, RouteSeconds, method_label},
     upstream::Forwarder,
 };
 
@@ -120,11 +120,16 @@ pub async fn handle(core: Rc<Core>, connection: Arc<Connection>, request: Reques
     let traces = &gateway.config.telemetry;
     let wanted = parent.map_or(traces.trace_sample_ratio > 0.0, |parent| parent.sampled);
     let span = if wanted && traces.traces_endpoint.is_some() {
+        // A span's name is fixed when it begins, so the route is looked up once more for those that are exported.
+        let route = match gateway.live.table().find(parts.uri.path(), &parts.method) {
+            Lookup::Route(route) => Arc::clone(&route.name),
+            Lookup::OtherMethods(_) | Lookup::Nothing => Arc::clone(&core.unmatched),
+        };
         tracing::info_span!(
             "gateway",
-            otel.name = tracing::field::Empty,
+            otel.name = format!("{} {route}", method_label(&parts.method)),
             otel.kind = "server",
-            http.request.method = parts.method.as_str(),
+            http.request.method = method_label(&parts.method),
             http.route = tracing::field::Empty,
             http.response.status_code = tracing::field::Empty,
         )
@@ -366,7 +371,6 @@ pub fn finish(
     headers::secure(headers, &exchange.request_id);
     exchange.status = status.as_u16();
     if !exchange.span.is_disabled() {
-        exchange.span.record("otel.name", format!("{} {}", exchange.method, exchange.route));
         exchange.span.record("http.route", &*exchange.route);
     }
     if let Some((rule, decision)) = limits {

@@ -108,6 +108,11 @@ impl RouteSeconds {
     }
 }
 
+/// A method as a label: callers may send any word.
+pub fn method_label(method: &http::Method) -> &'static str {
+    METHODS[method_class(method)]
+}
+
 fn method_class(method: &http::Method) -> usize {
     METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
@@ -159,7 +164,7 @@ impl Line {
     fn write(&self) {
         tracing::info!(
             target: "router_service::request",
-            method = METHODS[method_class(&self.method)],
+            method = method_label(&self.method),
             route = &*self.route,
             status = self.status,
             duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX),

@@ -50,7 +50,7 @@ impl World {
         config.redis = test_redis();
         config.identity = issuer.config();
         config.gateway.workers = 1;
-        config.gateway.table_file = String::new();
+        config.gateway.table_path = String::new();
         config.limits.redis_timeout_ms = 500;
         Self { issuer, database, config }
     }

@@ -40,7 +40,7 @@ fn spawn(world: &World, traces: &str) -> Child {
         .env("KRONOS_IDENTITY__ISSUER", &config.identity.issuer)
         .env("KRONOS_IDENTITY__JWKS_URL", &config.identity.jwks_url)
         .env("KRONOS_IDENTITY__AUTH_URL", &config.identity.auth_url)
-        .env("KRONOS_GATEWAY__TABLE_FILE", "")
+        .env("KRONOS_GATEWAY__TABLE_PATH", "")
         .env("KRONOS_GATEWAY__WORKERS", "2")
         .env("KRONOS_TELEMETRY__TRACES_ENDPOINT", traces)
         .stdout(Stdio::piped())

@@ -25,7 +25,7 @@ async fn without_postgres_the_last_good_table_is_served() {
     let (proxy, url) = Proxy::in_front_of(world.config.postgres.url.expose_secret()).await;
     world.config.postgres.url = url.into();
     world.config.postgres.acquire_timeout_ms = 3000;
-    world.config.gateway.table_file = file();
+    world.config.gateway.table_path = file();
     let gateway = world.start().await;
     gateway.echo(&[&echo]).await;
     proxy.block();
@@ -51,7 +51,7 @@ async fn without_postgres_the_last_good_table_is_served() {
         json!({"name": "new", "match": {"path": {"prefix": "/new"}}, "upstream": "echo", "authentication": ["none"]});
     wait_until("routes can be made again", async || gateway.admin.post("/routes", &new).await.status == 201).await;
     gateway.client.get("/new").await.expect(200);
-    std::fs::remove_file(&world.config.gateway.table_file).unwrap();
+    std::fs::remove_file(&world.config.gateway.table_path).unwrap();
 }
 
 #[tokio::test]
