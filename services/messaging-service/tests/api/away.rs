@@ -111,7 +111,7 @@ async fn a_frozen_database_refuses_keyed_publishes_with_a_503() {
     let (proxy, url) = Proxy::in_front_of(&database.url("kronos_messaging")).await;
     let messaging = Harness::start_with(|config| {
         config.postgres.url = url.into();
-        config.postgres.acquire_timeout_ms = 500;
+        config.postgres.acquire_timeout_ms = 3000;
     })
     .await;
     messaging.topic("q", "queue", &json!({})).await;

@@ -22,6 +22,10 @@ async fn publish_on(base: String, token: String, topic: &'static str, caller: St
         let sent = http.post(format!("{base}/publish")).bearer_auth(&token).json(&message).send().await;
         // The program may be killed in the middle of an answer: that is no acknowledgement.
         let Ok(answer) = sent else { return };
+        if answer.status() == 503 {
+            // On a busy machine; it promises nothing.
+            continue;
+        }
         assert!([201, 202].contains(&answer.status().as_u16()), "{}", answer.status());
         let Ok(answer) = answer.json::<Value>().await else { return };
         acknowledged.lock().unwrap().insert(text(&answer, "messageId").to_owned(), payload);
@@ -92,7 +96,11 @@ async fn kill_9_while_publishing_and_consuming_loses_no_acknowledged_message() {
 /// Takes what is there and acknowledges it.
 async fn take(client: &TestClient, topic: &str, got: &mut HashMap<String, String>, settled: &mut HashMap<String, u32>) {
     let path = format!("/subscribe/{topic}?mode=poll&group=g&max=50&waitMs=200");
-    let polled: Value = client.get(&path).await.expect(200).json();
+    let answer = client.get(&path).await;
+    if answer.status == 503 {
+        return;
+    }
+    let polled: Value = answer.expect(200).json();
     for message in polled["messages"].as_array().unwrap() {
         let message_id = text(message, "messageId").to_owned();
         got.insert(message_id.clone(), text(message, "payload").to_owned());
