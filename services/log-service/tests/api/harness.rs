@@ -130,24 +130,27 @@ pub(crate) fn line(message: &str) -> Value {
 
 /// Deletes what a test left in Elasticsearch.
 pub(crate) async fn forget(prefix: &str) {
+    delete_indices(|name| name.starts_with(prefix)).await;
+    let template = format!("{}/_index_template/{prefix}logs", Stores::get().elasticsearch.url);
+    let _ = reqwest::Client::new().delete(template).send().await;
+}
+
+/// Deletes indices one by one: Elasticsearch deletes none by a pattern.
+pub(crate) async fn delete_indices(unwanted: impl Fn(&str) -> bool) {
     let base = &Stores::get().elasticsearch.url;
     let http = reqwest::Client::new();
-    let _ = http.delete(format!("{base}/{prefix}logs-*")).send().await;
-    let _ = http.delete(format!("{base}/_index_template/{prefix}logs")).send().await;
+    let names = http.get(format!("{base}/_cat/indices?h=index")).send().await.unwrap().text().await.unwrap();
+    for name in names.lines().map(str::trim).filter(|name| unwanted(name)) {
+        let deleted = http.delete(format!("{base}/{name}?ignore_unavailable=true")).send().await.unwrap();
+        assert!(deleted.status().is_success(), "delete {name}: {}", deleted.status());
+    }
 }
 
 async fn sweep() {
-    let base = &Stores::get().elasticsearch.url;
-    let Ok(answer) = reqwest::get(format!("{base}/_index_template")).await else { return };
-    let Ok(answer) = answer.json::<Value>().await else { return };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    for template in answer["index_templates"].as_array().into_iter().flatten() {
-        let name = template["name"].as_str().unwrap_or_default();
+    let left_over = |name: &str| {
         let born: Option<u64> = name.strip_prefix("test_").and_then(|rest| rest.split('_').next()?.parse().ok());
-        if let (Some(born), Some(prefix)) = (born, name.strip_suffix("logs"))
-            && now.saturating_sub(born) > LEFT_OVER_AFTER_SECONDS
-        {
-            forget(prefix).await;
-        }
-    }
+        born.is_some_and(|born| now.saturating_sub(born) > LEFT_OVER_AFTER_SECONDS)
+    };
+    delete_indices(left_over).await;
 }
