@@ -6,13 +6,13 @@ use std::{
     fs::{self, File, OpenOptions},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::process::{self, Process};
@@ -124,7 +124,12 @@ impl Instance {
         let here = self.dir.join("data").join(store);
         let user = user.filter(|_| process::is_root());
         let dir = if user.is_some() && !others_may_pass(&self.dir) {
-            let elsewhere = self.open_place().join(store);
+            let place = self.open_place();
+            fs::create_dir_all(&place)?;
+            // Anybody may write beside it: another user could have been there first, and would read along.
+            let meta = fs::symlink_metadata(&place)?;
+            ensure!(meta.is_dir() && meta.uid() == 0, "{} is not root's: look at it, and remove it", place.display());
+            let elsewhere = place.join(store);
             fs::create_dir_all(&elsewhere)?;
             fs::create_dir_all(self.dir.join("data"))?;
             if fs::symlink_metadata(&here).is_err() {
@@ -135,6 +140,8 @@ impl Instance {
             fs::create_dir_all(&here)?;
             here
         };
+        // Passwords are in there.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
         if let Some(user) = user {
             give_to(&dir, user)?;
         }

@@ -38,6 +38,7 @@ impl Jars {
                 fetch(&elasticsearch[0], &jars.elasticsearch, said)?;
                 said.say("compiling the launcher");
                 compile(&jars.elasticsearch, &elasticsearch[1..])?;
+                said.say("with the launcher");
                 done(&jars.elasticsearch, &elasticsearch)
             })?;
         }
