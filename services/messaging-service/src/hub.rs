@@ -186,6 +186,15 @@ impl Hubs {
         });
     }
 
+    /// Its group is gone: its subscribers' streams end.
+    pub(crate) fn end(&self, hub: &Arc<Hub>) {
+        let mut hubs = self.hubs();
+        if hubs.get(&hub.group.group_id).is_some_and(|current| Arc::ptr_eq(current, hub)) {
+            hubs.remove(&hub.group.group_id);
+        }
+        hub.ended.cancel();
+    }
+
     fn wake(&self, group_id: Uuid) {
         if let Some(hub) = self.hubs().get(&group_id) {
             hub.woken.notify_one();

@@ -111,7 +111,9 @@ impl App {
         relay::start(&publisher, Duration::from_millis(config.publish.relay_retry_ms), &context);
         let signals = Signals::start(store.clone(), instance, &context);
         let hubs = Hubs::new(instance, parts, config.deliver.clone(), (metrics.clone(), signals.clone()), &context);
-        let tails = Tails::new(rabbit.clone(), kafka.clone(), config.subscribe.lag_messages, metrics.clone(), &context);
+        let brokers = (rabbit.clone(), kafka.clone());
+        let lag = config.subscribe.lag_messages;
+        let tails = Tails::new(catalog.clone(), brokers, lag, metrics.clone(), &context);
 
         let (hearing, forgetting, closing) = (hubs.clone(), catalog.clone(), tails.clone());
         let listening = signals::listen(store.clone(), instance, context.clone(), move |signal| {

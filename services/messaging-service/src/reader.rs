@@ -105,6 +105,8 @@ impl Reader {
                 self.keep_trying(&Source::Queue(topic.group_queue(self.hub.group.group_id), None)).await;
             }
         }
+        // Only a topic that is gone ends the reading before the hub.
+        self.hubs.end(&self.hub);
     }
 
     async fn keep_trying(&self, source: &Source) {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    catalog::Catalog,
     kafka::{self, Kafka},
     rabbit::{self, Rabbit},
     telemetry::Metrics,
@@ -69,6 +70,7 @@ impl Listener {
 /// All tails of this instance; clones share them.
 #[derive(Clone)]
 pub(crate) struct Tails {
+    catalog: Catalog,
     rabbit: Rabbit,
     kafka: Kafka,
     lag: usize,
@@ -86,8 +88,14 @@ struct Tail {
 }
 
 impl Tails {
-    pub(crate) fn new(rabbit: Rabbit, kafka: Kafka, lag: usize, metrics: Metrics, context: &Context) -> Self {
-        Self { rabbit, kafka, lag, metrics, context: context.clone(), tails: Arc::default() }
+    pub(crate) fn new(
+        catalog: Catalog,
+        (rabbit, kafka): (Rabbit, Kafka),
+        lag: usize,
+        metrics: Metrics,
+        context: &Context,
+    ) -> Self {
+        Self { catalog, rabbit, kafka, lag, metrics, context: context.clone(), tails: Arc::default() }
     }
 
     /// Listens from now on: what is published after this returns is seen.
@@ -206,6 +214,14 @@ impl Tails {
         idle
     }
 
+    /// Whether the topic was deleted, should nobody have said so.
+    async fn is_gone(&self, topic: &Topic) -> bool {
+        match self.catalog.find(&topic.name).await {
+            Ok(current) => current.topic_id != topic.topic_id,
+            Err(problem) => problem.status() == axum::http::StatusCode::NOT_FOUND,
+        }
+    }
+
     fn pass_on(&self, topic: &Topic, sender: &broadcast::Sender<Tailed>, json: String) {
         if let Ok(receivers) = sender.send(Tailed::Message(json.into())) {
             self.metrics.delivered.with_label_values(&[topic.kind.as_str()]).inc_by(receivers as u64);
@@ -229,7 +245,7 @@ impl Tails {
                     Err(error) if is_fatal(&error) => return Ok(()),
                     Err(error) => tracing::debug!(topic = topic.name, %error, "stream stutters"),
                 },
-                _ = look.tick() => if self.leave(topic, sender) { return Ok(()) },
+                _ = look.tick() => if self.leave(topic, sender) || self.is_gone(topic).await { return Ok(()) },
             }
         }
     }
@@ -252,7 +268,7 @@ impl Tails {
                     self.pass_on(topic, sender, rabbit::incoming(&delivery).for_all(&topic.name));
                     delivery.acker.ack(BasicAckOptions::default()).await?;
                 }
-                _ = look.tick() => if self.leave(topic, sender) { return Ok(()) },
+                _ = look.tick() => if self.leave(topic, sender) || self.is_gone(topic).await { return Ok(()) },
             }
         }
     }

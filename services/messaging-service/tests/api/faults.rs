@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use futures::future::join_all;
 use kronos_testkit::{Issuer, TestClient, TestDatabase, http};
 use serde_json::{Value, json};
 
@@ -73,13 +74,17 @@ async fn kill_9_while_publishing_and_consuming_loses_no_acknowledged_message() {
     let acknowledged = acknowledged.lock().unwrap().clone();
     let program = Program::start(&config).await;
     let client = http(program.api).bearer(token);
-    let deadline = tokio::time::Instant::now() + PATIENCE * 2;
     let missing =
         |got: &HashMap<String, String>| acknowledged.keys().filter(|message_id| !got.contains_key(*message_id)).count();
-    while missing(&got) > 0 {
-        assert!(tokio::time::Instant::now() < deadline, "{} of {} are lost", missing(&got), acknowledged.len());
+    // As long as some come, others may; the busiest machine is no reason to give up.
+    let (mut left, mut since) = (missing(&got), tokio::time::Instant::now());
+    while left > 0 {
+        assert!(since.elapsed() < PATIENCE * 2, "{left} of {} are lost", acknowledged.len());
         for (_, topic) in topics {
             take(&client, topic, &mut got, &mut settled).await;
+        }
+        if missing(&got) < left {
+            (left, since) = (missing(&got), tokio::time::Instant::now());
         }
     }
     for (message_id, payload) in &acknowledged {
@@ -101,12 +106,16 @@ async fn take(client: &TestClient, topic: &str, got: &mut HashMap<String, String
         return;
     }
     let polled: Value = answer.expect(200).json();
-    for message in polled["messages"].as_array().unwrap() {
-        let message_id = text(message, "messageId").to_owned();
-        got.insert(message_id.clone(), text(message, "payload").to_owned());
-        if client.post(&format!("/ack/{}", text(message, "deliveryId")), &json!(null)).await.status == 204 {
-            *settled.entry(message_id).or_default() += 1;
-        }
+    let acknowledge = async |message: &Value| {
+        let answer = client.post(&format!("/ack/{}", text(message, "deliveryId")), &json!(null)).await;
+        (answer.status == 204).then(|| text(message, "messageId").to_owned())
+    };
+    let messages = polled["messages"].as_array().unwrap();
+    for message in messages {
+        got.insert(text(message, "messageId").to_owned(), text(message, "payload").to_owned());
+    }
+    for message_id in join_all(messages.iter().map(acknowledge)).await.into_iter().flatten() {
+        *settled.entry(message_id).or_default() += 1;
     }
 }
 
