@@ -29,9 +29,10 @@ pub(crate) fn build_programs(said: &Said, stop: &AtomicBool) -> anyhow::Result<P
     Ok(root()?.join("target/release"))
 }
 
-/// Builds database-admin as the tests' build does; returns its binary.
+/// Builds the binaries, all of them, so that dependencies get the features that the tests need too and are built once;
+/// returns the binary of database-admin.
 pub(crate) fn build_database_admin(said: &Said, stop: &AtomicBool) -> anyhow::Result<PathBuf> {
-    build(&["build", "--package", "database-admin", "--bin", "database-admin"], said, stop)?;
+    build(&["build", "--workspace", "--bins"], said, stop)?;
     Ok(root()?.join("target/debug/database-admin"))
 }
 

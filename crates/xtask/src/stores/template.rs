@@ -33,7 +33,7 @@ pub(super) fn ensure(instance: &Instance, stores: &Stores, progress: &Progress) 
         return Ok(());
     }
     progress.step("template", |said| {
-        said.say("building database-admin");
+        said.say("building the binaries");
         let binary = cargo::build_database_admin(said, &AtomicBool::new(false))?;
         said.say("migrating");
         make(&binary, stores)?;
