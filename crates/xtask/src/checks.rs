@@ -52,15 +52,13 @@ fn test_phases(phases: &mut Phases, all: bool, package: Option<&str>, filters: &
             Some(package) => command.args(["--package", package]),
             None => command.arg("--workspace"),
         };
-        command.env("KRONOS_TEST_STORES", instance.dir.join("stores.json"));
-        if all {
-            command.env("KRONOS_TEST_ALL", "1");
-        }
         Ok(command)
     };
-    let outcome = phases
-        .run("build", || run(command()?.args(["--quiet", "--no-run"])))
-        .and_then(|()| phases.run("tests", || run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(filters))));
+    // Tests that take over a minute are marked `#[ignore = "slow"]`.
+    let slow: &[&str] = if all { &["--include-ignored"] } else { &[] };
+    let outcome = phases.run("build", || run(command()?.args(["--quiet", "--no-run"]))).and_then(|()| {
+        phases.run("tests", || run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(slow).args(filters)))
+    });
     if fresh {
         phases.run("stop stores", || stores::stop_test_stores(&Instance::lock(TEST)?))?;
     }

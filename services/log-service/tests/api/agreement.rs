@@ -81,7 +81,7 @@ async fn all_three_find_the_same_lines_in_the_same_order() {
     let mut runner = TestRunner::new(Config::default());
     let corpus = corpus().new_tree(&mut runner).unwrap().current();
     logs.keep(&json!(corpus)).await;
-    logs.indexed().await;
+    logs.shows(LINES).await;
     let pool = logs.database.pool("kronos_logs").await;
     let elastic = Elastic::new(&logs.config.elasticsearch).unwrap();
     let all = Lines::new(pool.clone()).after(0, 1000).await.unwrap();

@@ -111,6 +111,18 @@ impl Harness {
         reqwest::Client::new().post(url).send().await.unwrap().error_for_status().unwrap();
     }
 
+    /// Waits until Elasticsearch shows so many lines.
+    pub(crate) async fn shows(&self, lines: usize) {
+        let index = format!("{}/{}logs-*", Stores::get().elasticsearch.url, self.config.elasticsearch.prefix);
+        wait_up_to(Duration::from_secs(20), "Elasticsearch to show every line", async || {
+            let http = reqwest::Client::new();
+            http.post(format!("{index}/_refresh")).send().await.unwrap().error_for_status().unwrap();
+            let count: Value = http.get(format!("{index}/_count")).send().await.unwrap().json().await.unwrap();
+            count["count"] == lines
+        })
+        .await;
+    }
+
     pub(crate) async fn stop(self) {
         self.running.stop().await;
         let _ = std::fs::remove_dir_all(&self.config.spill.directory);

@@ -228,9 +228,6 @@ impl Platform {
         fs::create_dir_all(&run).unwrap();
         Command::new(program)
             .current_dir(run)
-            // A setting that a service does not know stops its start, and these are the tests' own.
-            .env_remove("KRONOS_TEST_STORES")
-            .env_remove("KRONOS_TEST_ALL")
             .envs(environment)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
