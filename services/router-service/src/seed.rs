@@ -43,13 +43,16 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 23] = [
+const ROUTES: [Default; 24] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("oauth-token", "/oauth/token", "auth-service"),
     Default { exact: false, ..open("well-known", "/.well-known", "auth-service") },
     below("auth", "/auth", "auth-service"),
-    below("oauth", "/oauth", "auth-service"),
+    // Clients and browsers show there what they have: a secret, an assertion, a cookie. auth-service looks at it itself.
+    Default { anonymous: true, ..below("oauth", "/oauth", "auth-service") },
+    // Where a person types the code that a device shows.
+    Default { anonymous: true, ..below("device", "/device", "auth-service") },
     below("users", "/users", "user-service"),
     below("roles", "/roles", "user-service"),
     below("permissions", "/permissions", "user-service"),

@@ -32,7 +32,6 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
     let token = world.issuer.token("u", &[]);
     for (path, service) in [
         ("/auth/check", "auth"),
-        ("/oauth/clients", "auth"),
         ("/users", "user"),
         ("/roles/x", "user"),
         ("/permissions", "user"),
@@ -54,7 +53,15 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
         gateway.client.get(path).await.expect_problem(401, "token_missing");
         assert_eq!(gateway.client.get(path).bearer(&token).await.expect(200).json()["instance"], service, "{path}");
     }
-    for path in ["/auth/login", "/auth/refresh", "/oauth/token", "/.well-known/jwks.json"] {
+    for path in [
+        "/auth/login",
+        "/auth/refresh",
+        "/oauth/token",
+        "/oauth/authorize",
+        "/oauth/clients",
+        "/device",
+        "/.well-known/jwks.json",
+    ] {
         assert_eq!(gateway.client.post(path, &json!({})).await.expect(200).json()["instance"], "auth", "{path}");
     }
     gateway.client.get("/auth/login/more").await.expect_problem(401, "token_missing");
