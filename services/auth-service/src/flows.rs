@@ -3,6 +3,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod credentials;
+pub(crate) mod factors;
 pub(crate) mod login;
 pub(crate) mod refresh;
 pub(crate) mod sessions;

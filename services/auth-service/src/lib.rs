@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod clients;
 pub mod config;
 mod consumers;
+pub mod factors;
 mod flows;
 pub mod grants;
 mod hashing;

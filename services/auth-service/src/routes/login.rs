@@ -18,9 +18,10 @@ use uuid::Uuid;
 use super::{NO_STORE, origin::Origin};
 use crate::{
     App,
+    factors::Proof,
     flows::{
         TokenPair,
-        login::{Login, login},
+        login::{Attempt, login},
         refresh, sessions,
     },
     password::MAX_BYTES,
@@ -54,14 +55,29 @@ impl TryFrom<String> for Password {
     }
 }
 
+/// The code of a second factor, as typed.
+#[derive(Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, max_length = 64)]
+pub(super) struct FactorCode(pub(super) String);
+
+impl TryFrom<String> for FactorCode {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        if text.chars().count() <= 64 { Ok(Self(text)) } else { Err("at most 64 characters") }
+    }
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LoginRequest {
     username: LoginName,
     password: Password,
-    /// The code of a second factor. No account can have one yet, so it is not looked at.
-    #[expect(dead_code, reason = "read once second factors can be enrolled")]
-    totp: Option<String>,
+    /// The code that an authenticator app shows, if the person has one.
+    totp: Option<FactorCode>,
+    /// One of the recovery codes, instead.
+    recovery_code: Option<FactorCode>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -75,16 +91,20 @@ pub(super) struct RefreshRequest {
     post, path = "/auth/login", tag = "auth-service", request_body = LoginRequest,
     responses(
         (status = 200, description = "Logged in", body = TokenPair),
-        (status = 401, description = "`invalid_credentials`, whatever was wrong", body = ProblemBody),
+        (status = 401, description = "`invalid_credentials`, whatever was wrong; `second_factor_required`; `invalid_second_factor`", body = ProblemBody),
         (status = 422, description = "Bad fields", body = ProblemBody),
         (status = 429, description = "Too many failures from this network", body = ProblemBody),
         (status = 503, description = "Overloaded, or the rights cannot be known now", body = ProblemBody),
     )
 )]
 pub(super) async fn log_in(State(app): State<App>, origin: Origin, Json(body): Json<LoginRequest>) -> Result<Response> {
-    let attempt =
-        Login { username: body.username.0, password: body.password.0, network: origin.network, device: origin.device };
-    Ok((NO_STORE, Json(login(&app, attempt).await?)).into_response())
+    let proof = match (body.totp, body.recovery_code) {
+        (Some(code), _) => Some(Proof::Totp(code.0)),
+        (None, Some(code)) => Some(Proof::RecoveryCode(code.0)),
+        (None, None) => None,
+    };
+    let attempt = Attempt { username: body.username.0, password: body.password.0, proof, network: origin.network };
+    Ok((NO_STORE, Json(login(&app, attempt, origin.device.as_deref()).await?)).into_response())
 }
 
 /// Exchanges a refresh token for the next pair.

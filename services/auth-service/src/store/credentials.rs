@@ -73,12 +73,12 @@ pub(crate) async fn put(connection: &mut PgConnection, new: &NewCredential<'_>) 
 }
 
 /// Stores the same password under new parameters, unless it was changed meanwhile.
-pub(crate) async fn rehash(connection: &mut PgConnection, user_id: Uuid, old: &str, new: &str) -> sqlx::Result<()> {
+pub(crate) async fn rehash(pool: &PgPool, user_id: Uuid, old: &str, new: &str) -> sqlx::Result<()> {
     sqlx::query("update credentials set password_phc = $3 where user_id = $1 and password_phc = $2")
         .bind(user_id)
         .bind(old)
         .bind(new)
-        .execute(connection)
+        .execute(pool)
         .await?;
     Ok(())
 }

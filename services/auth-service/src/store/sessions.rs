@@ -41,6 +41,8 @@ pub(crate) struct NewSession<'a> {
     pub user_id: Uuid,
     pub client_id: &'a str,
     pub device: Option<&'a str>,
+    pub network: Option<&'a str>,
+    pub amr: &'a [&'a str],
     pub now: DateTime<Utc>,
     pub idle_expires_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -51,8 +53,9 @@ pub(crate) struct NewSession<'a> {
 pub(crate) async fn create(connection: &mut PgConnection, new: &NewSession<'_>) -> sqlx::Result<bool> {
     let created = sqlx::query(
         "insert into sessions
-             (id, user_id, client_id, device, rotated_at, created_at, last_used_at, idle_expires_at, expires_at)
-         select $1, user_id, $3, $4, $5, $5, $5, $6, $7
+             (id, user_id, client_id, device, rotated_at, created_at, last_used_at, idle_expires_at, expires_at, network,
+              amr)
+         select $1, user_id, $3, $4, $5, $5, $5, $6, $7, $8, $9
          from credentials where user_id = $2 and not disabled for share",
     )
     .bind(new.id)
@@ -62,6 +65,8 @@ pub(crate) async fn create(connection: &mut PgConnection, new: &NewSession<'_>) 
     .bind(new.now)
     .bind(new.idle_expires_at)
     .bind(new.expires_at)
+    .bind(new.network)
+    .bind(new.amr)
     .execute(connection)
     .await?;
     Ok(created.rows_affected() > 0)
