@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use axum::{
-    Extension, Json, Router,
+    Router,
+    body::Bytes,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
@@ -57,9 +58,12 @@ impl HttpStack {
     /// Puts the layers around a service's own routes.
     pub fn finish(self, routes: OpenApiRouter) -> Router {
         let (router, document) = routes.split_for_parts();
-        let document = describe(self.name, document);
+        // Its bytes, made once: a layer that owned the document would copy it for every route and every request.
+        let document = describe(self.name, document).to_json().expect("a document has only texts for keys");
+        let document = Bytes::from(document);
+        let json = [(header::CONTENT_TYPE, "application/json")];
         router
-            .route("/openapi.json", axum::routing::get(async |Extension(document): Extension<OpenApi>| Json(document)))
+            .route("/openapi.json", axum::routing::get(async move || (json, document.clone())))
             .fallback(async || Problem::not_found("path"))
             .method_not_allowed_fallback(async |method: Method| {
                 let detail = format!("{method} is not possible on this path, see Allow");
@@ -70,7 +74,6 @@ impl HttpStack {
             }))
             .layer(DefaultBodyLimit::max(self.body_limit_bytes))
             .layer(middleware::from_fn_with_state(self, observe))
-            .layer(Extension(document))
     }
 }
 
