@@ -28,6 +28,7 @@ pub struct Config {
     pub tokens: Tokens,
     pub keys: Keys,
     pub throttle: Throttle,
+    pub accounts: Accounts,
     pub bootstrap: Bootstrap,
 }
 
@@ -94,6 +95,35 @@ pub struct Throttle {
     pub trusted_proxies: Networks,
 }
 
+/// `[accounts]`: what people do with their accounts themselves.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accounts {
+    /// What authenticator apps and passkeys show.
+    pub name: String,
+    /// Begins the links in mails; empty: the issuer.
+    pub link_base: String,
+    /// 0 to 4, of zxcvbn's scale.
+    pub min_password_score: u8,
+    /// A login is fresh for so long: what changes how one logs in needs one.
+    pub fresh_login_seconds: u32,
+    pub factor_tries: u32,
+    pub factor_window_seconds: u32,
+    pub reset_seconds: u32,
+    pub verification_seconds: u32,
+    pub mails_per_account: u32,
+    pub mails_per_network: u32,
+    pub guesses_per_network: u32,
+}
+
+impl Accounts {
+    /// The base of links, without a slash at its end.
+    pub fn link_base(&self, issuer: &str) -> String {
+        let base = if self.link_base.is_empty() { issuer } else { &self.link_base };
+        base.trim_end_matches('/').to_owned()
+    }
+}
+
 /// `[bootstrap]`: what is made at the first start.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +158,7 @@ impl Config {
             "configuration key `tokens.access_seconds`: 30 to {LONGEST_TOKEN_LIFE_SECONDS}"
         );
         ensure!(self.passwords.queue > 0, "configuration key `passwords.queue`: at least 1");
+        ensure!(self.accounts.min_password_score <= 4, "configuration key `accounts.min_password_score`: 0 to 4");
         ensure!(self.throttle.window_seconds > 0, "configuration key `throttle.window_seconds`: at least 1");
         Ok(())
     }

@@ -5,6 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod credentials;
 pub(crate) mod factors;
 pub(crate) mod login;
+pub(crate) mod passwords;
 pub(crate) mod refresh;
 pub(crate) mod sessions;
 

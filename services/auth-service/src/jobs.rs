@@ -1,5 +1,7 @@
 //! Loops that end at shutdown: signing keys follow one another, old sessions are forgotten.
 
+pub(crate) mod accounts;
+
 use std::time::Duration;
 
 use anyhow::Context as _;

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod bootstrap;
 pub mod catalogue;
 pub mod clients;
+pub mod codes;
 pub mod config;
 mod consumers;
 pub mod factors;
@@ -16,6 +17,7 @@ pub mod grants;
 mod hashing;
 mod jobs;
 pub mod keys;
+pub mod mail;
 pub mod network;
 pub mod password;
 pub mod refresh_token;
@@ -23,6 +25,7 @@ mod routes;
 mod store;
 mod telemetry;
 mod tokens;
+pub mod totp;
 mod user_service;
 
 use std::sync::Arc;
@@ -73,6 +76,11 @@ pub(crate) struct Parts {
     pub(crate) trusted_proxies: Networks,
     pub(crate) password_min_length: usize,
     pub(crate) issuer_url: String,
+    pub(crate) accounts: config::Accounts,
+    /// Begins the links in mails.
+    pub(crate) link_base: String,
+    /// Wakes who prepares mails.
+    pub(crate) mail_requests: tokio::sync::Notify,
 }
 
 impl std::ops::Deref for App {
@@ -135,10 +143,15 @@ impl App {
             trusted_proxies: config.throttle.trusted_proxies,
             password_min_length: config.passwords.min_length,
             issuer_url: config.identity.issuer.trim_end_matches('/').to_owned(),
+            link_base: config.accounts.link_base(&config.identity.issuer),
+            accounts: config.accounts,
+            mail_requests: tokio::sync::Notify::new(),
             pool: pool.clone(),
         }));
         context.spawn("keys", jobs::keep_keys(app.clone(), context.clone()));
         context.spawn("sessions", jobs::forget_sessions(app.clone(), context.clone()));
+        context.spawn("mails", jobs::accounts::prepare_mails(app.clone(), context.clone()));
+        context.spawn("forgetting", jobs::accounts::forget_old(app.clone(), context.clone()));
         events::consume(rabbit, pool, consumers::users(app.clone()), &context);
         Ok(app)
     }

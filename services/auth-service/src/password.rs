@@ -16,15 +16,37 @@ const OUTPUT_BYTES: usize = 32;
 /// Used by the dummy hash; it is no password's.
 const DUMMY_PASSWORD: &[u8] = b"nobody has this password";
 
-/// What is wrong with a new password, if anything.
-pub fn check_new(password: &str, min_length: usize) -> Option<FieldError> {
+/// What is wrong with a new password, if anything. `inputs`: what an attacker tries first, such as the name.
+pub fn check_strength(
+    pointer: &str,
+    password: &str,
+    min_length: usize,
+    min_score: u8,
+    inputs: &[&str],
+) -> Option<FieldError> {
     if password.chars().count() < min_length {
         let detail = format!("at least {min_length} characters");
-        Some(FieldError::new("/password", "too_short", detail))
+        Some(FieldError::new(pointer, "too_short", detail))
     } else if password.len() > MAX_BYTES {
-        Some(FieldError::new("/password", "too_long", format!("at most {MAX_BYTES} bytes")))
+        Some(FieldError::new(pointer, "too_long", format!("at most {MAX_BYTES} bytes")))
     } else {
-        None
+        let estimate = zxcvbn::zxcvbn(password, inputs);
+        if u8::from(estimate.score()) >= min_score {
+            return None;
+        }
+        let mut detail = String::from("too easy to guess");
+        if let Some(feedback) = estimate.feedback() {
+            for advice in feedback
+                .warning()
+                .iter()
+                .map(ToString::to_string)
+                .chain(feedback.suggestions().iter().map(ToString::to_string))
+            {
+                detail.push_str(". ");
+                detail.push_str(advice.trim_end_matches('.'));
+            }
+        }
+        Some(FieldError::new(pointer, "too_weak", detail))
     }
 }
 

@@ -5,8 +5,10 @@ mod checks;
 mod clients;
 mod credentials;
 mod discovery;
+mod factors;
 mod login;
 mod origin;
+mod passwords;
 mod sessions;
 mod token;
 
@@ -26,7 +28,16 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(login::refresh))
         .routes(routes!(login::log_out))
         .routes(routes!(sessions::list_sessions, sessions::end_sessions))
-        .routes(routes!(sessions::end_session))
+        .routes(routes!(sessions::end_session, sessions::name_session))
+        .routes(routes!(passwords::change_password))
+        .routes(routes!(passwords::ask_for_reset))
+        .routes(routes!(passwords::reset_password))
+        .routes(routes!(passwords::reset_by_desk))
+        .routes(routes!(factors::list_factors))
+        .routes(routes!(factors::begin_totp, factors::remove_totp))
+        .routes(routes!(factors::confirm_totp))
+        .routes(routes!(factors::make_recovery_codes))
+        .routes(routes!(factors::reset_factors))
         .routes(routes!(checks::verify_token))
         .routes(routes!(checks::check_access))
         .routes(routes!(credentials::put_credentials, credentials::delete_credentials))
@@ -72,6 +83,18 @@ mod permissions {
 
     impl Permission for CanWriteCredentials {
         const NAME: &'static str = "credentials:write";
+    }
+
+    pub(super) struct CanResetCredentials;
+
+    impl Permission for CanResetCredentials {
+        const NAME: &'static str = "credentials:reset";
+    }
+
+    pub(super) struct CanWriteFactors;
+
+    impl Permission for CanWriteFactors {
+        const NAME: &'static str = "factors:write";
     }
 
     pub(super) struct CanReadAudit;

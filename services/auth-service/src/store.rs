@@ -1,10 +1,13 @@
 //! Every SQL statement, and the failure counters in Redis. No HTTP, no rule.
 
+pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod clients;
 pub(crate) mod credentials;
+pub(crate) mod factors;
 pub(crate) mod grants;
 pub(crate) mod keys;
+pub(crate) mod links;
 pub(crate) mod sessions;
 pub(crate) mod throttle;
 

@@ -1,16 +1,18 @@
 //! Setting and removing a user's credentials, on user-service's word.
 
 use chrono::Utc;
-use kronos_common::problem::{OnConstraint as _, Problem};
-use secrecy::{ExposeSecret as _, SecretString};
+use kronos_common::{
+    name,
+    problem::{OnConstraint as _, Problem},
+};
+use secrecy::SecretString;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{login::username_key, sessions};
+use super::{login::username_key, passwords, sessions};
 use crate::{
     App,
     audit::SecurityEvent,
-    password,
     store::{self, credentials::NewCredential},
 };
 
@@ -28,9 +30,8 @@ pub(crate) struct Put {
 /// # Errors
 /// 422 for a password that is too short; 409 if the name is being given to another user at this moment.
 pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem> {
-    let weak = put.password.as_ref().and_then(|new| password::check_new(new.expose_secret(), app.password_min_length));
-    if let Some(error) = weak {
-        return Err(Problem::invalid(vec![error]));
+    if let Some(new) = &put.password {
+        passwords::must_be_good(app, "/password", new, &[&put.username, &put.email])?;
     }
     let stored = store::credentials::by_user(&app.pool, put.user_id).await?;
     let had_password = stored.as_ref().is_some_and(|stored| stored.password_phc.is_some());
@@ -53,6 +54,7 @@ pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem>
         username: put.username.trim(),
         username_key: &key,
         email: &put.email,
+        email_key: &name::key(&put.email),
         password_phc: password_phc.as_deref(),
     };
     let taken = || Problem::conflict("username_taken", "the username was just given to another user: try again");
@@ -91,5 +93,6 @@ async fn remove_traces(
     reason: &'static str,
 ) -> sqlx::Result<Vec<Uuid>> {
     store::grants::delete(&mut *connection, user_id).await?;
+    store::factors::delete_all(&mut *connection, user_id).await?;
     sessions::end_all(connection, user_id, reason).await
 }

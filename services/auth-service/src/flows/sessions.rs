@@ -39,6 +39,21 @@ pub(crate) async fn end(
     Ok(true)
 }
 
+/// Ends all sessions of a user but one in the caller's transaction; as [`end_all`].
+///
+/// # Errors
+/// The database.
+pub(crate) async fn end_others(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    kept: Uuid,
+    reason: &'static str,
+) -> sqlx::Result<Vec<Uuid>> {
+    let now = Utc::now();
+    let ended = store::sessions::end_others(connection, user_id, kept, reason, now).await?;
+    record_ended(connection, user_id, ended, reason).await
+}
+
 /// Ends all sessions of a user in the caller's transaction; call [`after_commit`] with the result when it is committed.
 ///
 /// # Errors
@@ -50,13 +65,22 @@ pub(crate) async fn end_all(
 ) -> sqlx::Result<Vec<Uuid>> {
     let now = Utc::now();
     let ended = store::sessions::end_all(connection, user_id, reason, now).await?;
+    record_ended(connection, user_id, ended, reason).await
+}
+
+async fn record_ended(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    ended: Vec<Uuid>,
+    reason: &'static str,
+) -> sqlx::Result<Vec<Uuid>> {
     if ended.is_empty() {
         return Ok(ended);
     }
     revoke(connection, &ended).await?;
     let data = json!({ "sessions": ended, "reason": reason });
     let event = SecurityEvent::about("session-ended", user_id.to_string(), None, data);
-    store::audit::record(connection, &event, now).await?;
+    store::audit::record(connection, &event, Utc::now()).await?;
     Ok(ended)
 }
 

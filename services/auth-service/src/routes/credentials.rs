@@ -49,6 +49,12 @@ impl TryFrom<String> for Email {
     }
 }
 
+impl Email {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PutCredentials {

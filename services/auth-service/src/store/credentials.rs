@@ -19,6 +19,7 @@ pub(crate) struct NewCredential<'a> {
     pub username: &'a str,
     pub username_key: &'a str,
     pub email: &'a str,
+    pub email_key: &'a str,
     pub password_phc: Option<&'a str>,
 }
 
@@ -54,21 +55,32 @@ pub(crate) async fn displace(
 
 pub(crate) async fn put(connection: &mut PgConnection, new: &NewCredential<'_>) -> sqlx::Result<()> {
     sqlx::query(
-        "insert into credentials (user_id, username, username_key, email, password_phc, password_changed_at)
-         values ($1, $2, $3, $4, $5, case when $5 is null then null else now() end)
+        "insert into credentials (user_id, username, username_key, email, password_phc, password_changed_at, email_key)
+         values ($1, $2, $3, $4, $5, case when $5 is null then null else now() end, $6)
          on conflict on constraint credentials_pkey do update set
              username = excluded.username, username_key = excluded.username_key, email = excluded.email,
              password_phc = coalesce(excluded.password_phc, credentials.password_phc),
              password_changed_at = coalesce(excluded.password_changed_at, credentials.password_changed_at),
-             updated_at = now()",
+             updated_at = now(), email_key = excluded.email_key,
+             email_verified_at = case when credentials.email_key = excluded.email_key then credentials.email_verified_at end",
     )
     .bind(new.user_id)
     .bind(new.username)
     .bind(new.username_key)
     .bind(new.email)
     .bind(new.password_phc)
+    .bind(new.email_key)
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Until there is a new one, nobody logs in with a password.
+pub(crate) async fn forget_password(connection: &mut PgConnection, user_id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("update credentials set password_phc = null, updated_at = now() where user_id = $1")
+        .bind(user_id)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -20,6 +20,9 @@ pub(crate) struct Session {
     pub idle_expires_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
+    pub network: Option<String>,
+    pub name: Option<String>,
+    pub amr: Vec<String>,
 }
 
 impl Session {
@@ -75,7 +78,7 @@ pub(crate) async fn create(connection: &mut PgConnection, new: &NewSession<'_>) 
 pub(crate) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<Option<Session>> {
     sqlx::query_as(
         "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
-             expires_at, ended_at
+             expires_at, ended_at, network, name, amr
          from sessions where id = $1",
     )
     .bind(id)
@@ -138,6 +141,37 @@ pub(crate) async fn end_all(
     .await
 }
 
+/// Ends all of a user's but one; says which.
+pub(crate) async fn end_others(
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    kept: Uuid,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "update sessions set ended_at = $3, end_reason = $4
+         where user_id = $1 and id <> $2 and ended_at is null returning id",
+    )
+    .bind(user_id)
+    .bind(kept)
+    .bind(now)
+    .bind(reason)
+    .fetch_all(connection)
+    .await
+}
+
+/// Gives a living session's device a name; says whether there is such a session.
+pub(crate) async fn rename(pool: &PgPool, user_id: Uuid, id: Uuid, name: &str) -> sqlx::Result<bool> {
+    let renamed = sqlx::query("update sessions set name = $3 where id = $2 and user_id = $1 and ended_at is null")
+        .bind(user_id)
+        .bind(id)
+        .bind(name)
+        .execute(pool)
+        .await?;
+    Ok(renamed.rows_affected() > 0)
+}
+
 /// A user's living sessions, newest first.
 pub(crate) async fn list(
     pool: &PgPool,
@@ -149,7 +183,7 @@ pub(crate) async fn list(
     let (created_at, id) = after.unzip();
     sqlx::query_as(
         "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
-             expires_at, ended_at
+             expires_at, ended_at, network, name, amr
          from sessions
          where user_id = $1 and ended_at is null and expires_at > $2 and idle_expires_at > $2
              and ($3::timestamptz is null or (created_at, id) < ($3, $4))

@@ -47,6 +47,25 @@ async fn a_user_ends_one_session_or_all() {
 }
 
 #[tokio::test]
+async fn a_user_names_a_device_and_ends_all_other_sessions() {
+    let auth = TestAuth::start().await;
+    let (user, stranger) = (auth.user(&[]).await, auth.user(&[]).await);
+    let (other, _) = auth.login(&user).await;
+    let (access, _) = auth.login(&user).await;
+    let mine = auth.client.bearer(&access);
+    let path = format!("/auth/sessions/{}", claims(&access)["sid"].as_str().unwrap());
+    mine.patch(&path, &json!({ "name": "Workshop tablet" })).await.expect(204);
+    mine.patch(&path, &json!({ "name": " " })).await.expect(422);
+    let (strange, _) = auth.login(&stranger).await;
+    auth.client.bearer(&strange).patch(&path, &json!({ "name": "mine" })).await.expect_problem(404, "not_found");
+    let first = mine.get("/auth/sessions").await.expect(200).json()["items"][0].clone();
+    assert_eq!((first["name"].clone(), first["amr"].clone()), (json!("Workshop tablet"), json!(["pwd"])));
+    assert_eq!(first["network"], "127.0.0.0");
+    mine.delete("/auth/sessions?keepCurrent=true").await.expect(204);
+    assert!(!auth.is_active(&other).await && auth.is_active(&access).await && auth.is_active(&strange).await);
+}
+
+#[tokio::test]
 async fn a_strangers_session_is_out_of_reach_but_not_for_an_administrator() {
     let auth = TestAuth::start().await;
     let (user, stranger) = (auth.user(&[]).await, auth.user(&["logs:read"]).await);
