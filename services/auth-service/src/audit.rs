@@ -1,8 +1,10 @@
 //! Security events: what is recorded, and the hash chain over it. Canonical bytes hold each field with its length before it and
 //! the time in whole microseconds, which is what the database keeps, so that a hash can be computed again from a row.
 
+pub mod offline;
+
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
@@ -29,9 +31,9 @@ impl SecurityEvent {
     }
 }
 
-/// A row of the chain.
-#[derive(Debug, Clone, Serialize, sqlx::FromRow, ToSchema)]
-#[serde(rename_all = "camelCase")]
+/// A row of the chain; one of these as JSON is a line of an export.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, sqlx::FromRow, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuditEntry {
     pub sequence: i64,
     pub at: DateTime<Utc>,
@@ -40,16 +42,48 @@ pub struct AuditEntry {
     pub actor: Option<String>,
     /// JSON, byte for byte as it is hashed.
     pub data: String,
-    #[serde(serialize_with = "as_hex")]
+    #[serde(with = "hexadecimal")]
     #[schema(value_type = String)]
     pub prev_hash: Vec<u8>,
-    #[serde(serialize_with = "as_hex")]
+    #[serde(with = "hexadecimal")]
     #[schema(value_type = String)]
     pub hash: Vec<u8>,
 }
 
-fn as_hex<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+/// The end of the chain at some moment. Whoever keeps a signed one elsewhere can tell later whether what was before it is
+/// still there, unchanged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    pub iss: String,
+    /// When it was signed, unix seconds.
+    pub iat: i64,
+    pub sequence: i64,
+    /// Of the last entry, hexadecimal; zeros before the first.
+    pub hash: String,
+}
+
+/// The `typ` of a signed checkpoint.
+pub const CHECKPOINT_TYPE: &str = "kronos-audit+jwt";
+
+/// The last line of an export.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointLine {
+    /// A [`Checkpoint`] as a JWS in compact form.
+    pub checkpoint: String,
+}
+
+mod hexadecimal {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        hex::decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 /// The bytes that are hashed.
@@ -85,19 +119,9 @@ pub fn link(prev_hash: &[u8], canonical: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(prev_hash).chain_update(canonical).finalize().into()
 }
 
-/// The sequence of the first entry that does not follow from the one before it, if any. `entries` are consecutive.
-pub fn first_broken(entries: &[AuditEntry]) -> Option<i64> {
-    let mut before: Option<&AuditEntry> = None;
-    for entry in entries {
-        let follows = before.is_none_or(|before| {
-            before.hash == entry.prev_hash && before.sequence.checked_add(1) == Some(entry.sequence)
-        });
-        let (subject, actor) = (entry.subject.as_deref(), entry.actor.as_deref());
-        let canonical = canonical(entry.sequence, entry.at, &entry.kind, subject, actor, &entry.data);
-        if !follows || link(&entry.prev_hash, &canonical)[..] != entry.hash {
-            return Some(entry.sequence);
-        }
-        before = Some(entry);
-    }
-    None
+/// Whether the entry's hash is the hash of what it says.
+pub fn is_whole(entry: &AuditEntry) -> bool {
+    let (subject, actor) = (entry.subject.as_deref(), entry.actor.as_deref());
+    let canonical = canonical(entry.sequence, entry.at, &entry.kind, subject, actor, &entry.data);
+    link(&entry.prev_hash, &canonical)[..] == entry.hash
 }

@@ -91,6 +91,10 @@ pub struct Keys {
 pub struct Throttle {
     pub account_network_failures: u64,
     pub network_failures: u64,
+    pub account_failures: u64,
+    pub pressed_network_failures: u64,
+    pub account_delay_ms: u64,
+    pub account_longest_delay_ms: u64,
     pub window_seconds: u64,
     pub trusted_proxies: Networks,
 }
@@ -159,7 +163,18 @@ impl Config {
         );
         ensure!(self.passwords.queue > 0, "configuration key `passwords.queue`: at least 1");
         ensure!(self.accounts.min_password_score <= 4, "configuration key `accounts.min_password_score`: 0 to 4");
-        ensure!(self.throttle.window_seconds > 0, "configuration key `throttle.window_seconds`: at least 1");
+        let throttle = &self.throttle;
+        ensure!(throttle.window_seconds > 0, "configuration key `throttle.window_seconds`: at least 1");
+        ensure!(
+            throttle.account_network_failures > 0
+                && throttle.network_failures > 0
+                && throttle.pressed_network_failures > 0,
+            "configuration section `throttle`: a limit is at least 1"
+        );
+        ensure!(
+            throttle.account_longest_delay_ms < self.http.request_timeout_ms.min(10_000),
+            "configuration key `throttle.account_longest_delay_ms`: less than http.request_timeout_ms, and than 10000"
+        );
         Ok(())
     }
 }

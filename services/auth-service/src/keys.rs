@@ -141,8 +141,18 @@ impl SigningKey {
 
     /// A signed token (RFC 7515 compact form).
     pub fn sign(&self, claims: &impl serde::Serialize) -> String {
+        self.finish(&self.header, claims)
+    }
+
+    /// A signed token of another type.
+    pub fn sign_as(&self, typ: &str, claims: &impl serde::Serialize) -> String {
+        let header = json!({ "alg": ALGORITHM, "typ": typ, "kid": self.kid }).to_string();
+        self.finish(&URL_SAFE_NO_PAD.encode(header), claims)
+    }
+
+    fn finish(&self, header: &str, claims: &impl serde::Serialize) -> String {
         let claims = serde_json::to_vec(claims).expect("claims are plain data");
-        let mut token = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(claims));
+        let mut token = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
         let signature = self.pair.sign(token.as_bytes());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);

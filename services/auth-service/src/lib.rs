@@ -11,6 +11,7 @@ pub mod clients;
 pub mod codes;
 pub mod config;
 mod consumers;
+pub mod decision;
 pub mod factors;
 mod flows;
 pub mod grants;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-/// The part of an address that one customer of a provider usually has: IPv4 /24, IPv6 /56.
+/// The part of an address that one customer of a provider has: IPv4 /24, IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
@@ -16,6 +16,15 @@ impl Network {
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & (!0 << 8))),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (!0 << 64))),
+        })
+    }
+
+    /// What a provider gives one customer at most: of IPv6 a /56, which is 256 networks; of IPv4 the network itself.
+    #[must_use]
+    pub fn site(self) -> Self {
+        Self(match self.0 {
+            IpAddr::V4(address) => IpAddr::V4(address),
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (!0 << 72))),
         })
     }

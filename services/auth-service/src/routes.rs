@@ -41,7 +41,13 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(checks::verify_token))
         .routes(routes!(checks::check_access))
         .routes(routes!(credentials::put_credentials, credentials::delete_credentials))
+        .routes(routes!(checks::batch::check_batch))
+        .routes(routes!(checks::authzen::evaluate))
+        .routes(routes!(checks::authzen::evaluate_many))
+        .routes(routes!(checks::authzen::get_authzen_configuration))
         .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::get_checkpoint))
+        .routes(routes!(audit::export_audit))
         .routes(routes!(token::issue_token))
         .routes(routes!(clients::list_clients, clients::create_client))
         .routes(routes!(clients::get_client, clients::delete_client))
@@ -52,34 +58,34 @@ pub(crate) fn all() -> OpenApiRouter<App> {
 }
 
 /// The permissions that handlers ask for.
-mod permissions {
+pub(in crate::routes) mod permissions {
     use kronos_common::identity::Permission;
 
-    pub(super) struct CanVerifyTokens;
+    pub(in crate::routes) struct CanVerifyTokens;
 
     impl Permission for CanVerifyTokens {
         const NAME: &'static str = "tokens:verify";
     }
 
-    pub(super) struct CanCheckAccess;
+    pub(in crate::routes) struct CanCheckAccess;
 
     impl Permission for CanCheckAccess {
         const NAME: &'static str = "access:check";
     }
 
-    pub(super) struct CanReadClients;
+    pub(in crate::routes) struct CanReadClients;
 
     impl Permission for CanReadClients {
         const NAME: &'static str = "clients:read";
     }
 
-    pub(super) struct CanWriteClients;
+    pub(in crate::routes) struct CanWriteClients;
 
     impl Permission for CanWriteClients {
         const NAME: &'static str = "clients:write";
     }
 
-    pub(super) struct CanWriteCredentials;
+    pub(in crate::routes) struct CanWriteCredentials;
 
     impl Permission for CanWriteCredentials {
         const NAME: &'static str = "credentials:write";
@@ -97,7 +103,7 @@ mod permissions {
         const NAME: &'static str = "factors:write";
     }
 
-    pub(super) struct CanReadAudit;
+    pub(in crate::routes) struct CanReadAudit;
 
     impl Permission for CanReadAudit {
         const NAME: &'static str = "audit:read";

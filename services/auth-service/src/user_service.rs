@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     config,
-    grants::{Decision, Grants, KnownGrants, judge_last_known},
+    decision::{Decision, judge_last_known},
+    grants::{Grants, KnownGrants},
     store,
     tokens::Issuer,
 };

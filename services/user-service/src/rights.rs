@@ -100,15 +100,75 @@ pub struct Decision {
     pub allowed: bool,
     /// Sentences for a person, in the order of the argument.
     pub why: Vec<String>,
+    /// Of a yes: what grants it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantPath>,
+    /// Of a no: what is missing, and what comes nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
 }
 
+/// How a person comes by a permission.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantPath {
+    /// From the assigned role to the one that grants.
+    pub path: Vec<String>,
+    /// As it is granted; it may have wildcards.
+    pub permission: String,
+    /// Null: everywhere.
+    pub resource: Option<String>,
+    /// Null: without end.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What would have made it a yes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Missing {
+    pub permission: String,
+    pub resource: Option<String>,
+    /// What the person holds that comes nearest, the nearest first.
+    pub nearest: Vec<NearGrant>,
+    /// Roles that grant the permission.
+    pub roles: Vec<String>,
+}
+
+/// A grant that is not the one asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NearGrant {
+    pub because: Shortfall,
+    #[serde(flatten)]
+    pub grant: GrantPath,
+}
+
+/// Why a grant does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortfall {
+    /// The permission is held, elsewhere.
+    OtherResource,
+    /// It was held, and has ended.
+    Ended,
+    /// Another action on the same kind of thing is held.
+    OtherAction,
+}
+
+/// How many near grants are told.
+const MOST_NEAR: usize = 5;
+
 impl Holding {
-    fn role(&self) -> &str {
-        self.path.last().map_or("", String::as_str)
+    fn grant(&self, permission: &str) -> GrantPath {
+        GrantPath {
+            path: self.path.clone(),
+            permission: permission.to_owned(),
+            resource: self.resource.clone(),
+            expires_at: self.expires_at,
+        }
     }
 
-    fn assigned(&self) -> &str {
-        self.path.first().map_or("", String::as_str)
+    fn role(&self) -> &str {
+        self.path.last().map_or("", String::as_str)
     }
 
     fn holds_at(&self, now: DateTime<Utc>) -> bool {
@@ -126,12 +186,12 @@ impl Holding {
     fn granting(&self, permission: &str) -> Option<&str> {
         self.permissions.iter().map(String::as_str).find(|granted| permission_matches(granted, permission))
     }
+}
 
-    fn scope(&self) -> String {
-        let place = self.resource.as_ref().map_or("everywhere".to_owned(), |resource| format!("on {resource}"));
-        let end = self.expires_at.map(|end| format!(" until {}", end.to_rfc3339_opts(SecondsFormat::Secs, true)));
-        format!("{place}{}", end.unwrap_or_default())
-    }
+fn scope(grant: &GrantPath) -> String {
+    let place = grant.resource.as_ref().map_or("everywhere".to_owned(), |resource| format!("on {resource}"));
+    let end = grant.expires_at.map(|end| format!(" until {}", end.to_rfc3339_opts(SecondsFormat::Secs, true)));
+    format!("{place}{}", end.unwrap_or_default())
 }
 
 /// Everything that follows from what is held at `now`. A person who is disabled may nothing.
@@ -173,24 +233,61 @@ pub fn judge(
     now: DateTime<Utc>,
 ) -> Decision {
     let wanted = permission.as_str();
+    let missing = |nearest| Missing {
+        permission: wanted.to_owned(),
+        resource: resource.map(str::to_owned),
+        nearest,
+        roles: Vec::new(),
+    };
     if person.disabled {
-        return Decision { allowed: false, why: vec![format!("{} is disabled", person.username)] };
+        let why = vec![format!("{} is disabled", person.username)];
+        return Decision { allowed: false, why, grant: None, missing: None };
     }
-    let current = || holdings.iter().filter(|holding| holding.holds_at(now));
-    let granting = current()
-        .filter(|holding| holding.covers(resource))
+    let granting = holdings
+        .iter()
+        .filter(|holding| holding.holds_at(now) && holding.covers(resource))
         .filter_map(|holding| Some((holding, holding.granting(wanted)?)))
         .min_by_key(|(holding, _)| holding.path.len());
     match granting {
-        Some((holding, granted)) => Decision { allowed: true, why: argument(person, holding, granted, wanted) },
-        None => Decision { allowed: false, why: refusal(person, current().collect(), wanted, resource) },
+        Some((holding, granted)) => Decision {
+            allowed: true,
+            why: argument(person, holding, granted, wanted),
+            grant: Some(holding.grant(granted)),
+            missing: None,
+        },
+        None => {
+            let nearest = nearest(holdings, wanted, resource, now);
+            let why = refusal(person, holdings.iter().any(|holding| holding.holds_at(now)), &nearest, wanted, resource);
+            Decision { allowed: false, why, grant: None, missing: Some(missing(nearest)) }
+        }
     }
+}
+
+/// What is held that comes nearest: the permission elsewhere, the permission earlier, another action on that kind of thing.
+fn nearest(holdings: &[Holding], wanted: &str, resource: Option<&str>, now: DateTime<Utc>) -> Vec<NearGrant> {
+    let kind = wanted.split(':').next();
+    let mut found = BTreeSet::new();
+    for holding in holdings {
+        match (holding.granting(wanted), holding.holds_at(now)) {
+            (Some(granted), true) => found.insert((Shortfall::OtherResource, holding.grant(granted))),
+            (Some(granted), false) if holding.covers(resource) => {
+                found.insert((Shortfall::Ended, holding.grant(granted)))
+            }
+            (None, true) => {
+                let others = holding.permissions.iter().filter(|held| held.split(':').next() == kind);
+                found.extend(others.map(|held| (Shortfall::OtherAction, holding.grant(held))));
+                continue;
+            }
+            _ => continue,
+        };
+    }
+    found.into_iter().take(MOST_NEAR).map(|(because, grant)| NearGrant { because, grant }).collect()
 }
 
 fn argument(person: &Person, holding: &Holding, granted: &str, wanted: &str) -> Vec<String> {
     let mut why = Vec::with_capacity(holding.path.len() + 1);
     if let Some(assigned) = holding.path.first() {
-        why.push(format!("{} has the role {assigned} {}", person.username, holding.scope()));
+        why.push(format!("{} has the role {assigned} {}", person.username, scope(&holding.grant(granted))));
     }
     why.extend(holding.path.windows(2).map(|pair| format!("{} inherits {}", pair[0], pair[1])));
     why.push(if granted == wanted {
@@ -202,33 +299,31 @@ fn argument(person: &Person, holding: &Holding, granted: &str, wanted: &str) -> 
 }
 
 /// What is missing, and what comes nearest.
-fn refusal(person: &Person, current: Vec<&Holding>, wanted: &str, resource: Option<&str>) -> Vec<String> {
+fn refusal(
+    person: &Person,
+    has_role: bool,
+    nearest: &[NearGrant],
+    wanted: &str,
+    resource: Option<&str>,
+) -> Vec<String> {
     let name = &person.username;
     let place = resource.map_or(String::new(), |resource| format!(" on {resource}"));
     let mut why = vec![format!("{name} holds nothing that grants {wanted}{place}")];
-    let elsewhere: BTreeSet<String> = current
-        .iter()
-        .filter(|holding| holding.granting(wanted).is_some())
-        .map(|holding| format!("{name} may {wanted} {}, by the role {}", holding.scope(), holding.assigned()))
-        .collect();
-    if !elsewhere.is_empty() {
-        why.extend(elsewhere.into_iter().take(5));
-        if resource.is_none() {
-            why.push("the question names no resource, so only what is held everywhere counts".to_owned());
-        }
-        return why;
+    let of = |because| nearest.iter().filter(move |near| near.because == because).map(|near| &near.grant);
+    let assigned = |grant: &GrantPath| grant.path.first().cloned().unwrap_or_default();
+    for grant in of(Shortfall::OtherResource) {
+        why.push(format!("{name} may {wanted} {}, by the role {}", scope(grant), assigned(grant)));
     }
-    let of_resource = wanted.split(':').next().unwrap_or_default();
-    let related: BTreeSet<&str> = current
-        .iter()
-        .flat_map(|holding| &holding.permissions)
-        .filter(|granted| granted.split(':').next() == Some(of_resource))
-        .map(String::as_str)
-        .collect();
-    if !related.is_empty() {
-        let related: Vec<&str> = related.into_iter().take(5).collect();
-        why.push(format!("the nearest that {name} holds: {}", related.join(", ")));
-    } else if current.is_empty() {
+    if resource.is_none() && of(Shortfall::OtherResource).next().is_some() {
+        why.push("the question names no resource, so only what is held everywhere counts".to_owned());
+    }
+    for grant in of(Shortfall::Ended) {
+        why.push(format!("{name} had {wanted} {}, by the role {}", scope(grant), assigned(grant)));
+    }
+    let related: BTreeSet<&str> = of(Shortfall::OtherAction).map(|grant| grant.permission.as_str()).collect();
+    if !related.is_empty() && why.len() == 1 {
+        why.push(format!("the nearest that {name} holds: {}", related.into_iter().collect::<Vec<_>>().join(", ")));
+    } else if !has_role {
         why.push(format!("{name} has no role"));
     }
     why

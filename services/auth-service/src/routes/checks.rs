@@ -1,5 +1,8 @@
 //! Questions of other systems: is this token good, may they do this?
 
+pub(super) mod authzen;
+pub(super) mod batch;
+
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use kronos_common::{
@@ -15,7 +18,7 @@ use super::permissions::{CanCheckAccess, CanVerifyTokens};
 use crate::{
     App,
     clients::is_permission,
-    grants::{Decision, judge_global},
+    decision::{Decision, judge_global},
     store,
 };
 
@@ -139,15 +142,20 @@ pub(super) async fn check_access(
     _: Allowed<CanCheckAccess>,
     Json(body): Json<CheckRequest>,
 ) -> Result<Json<Decision>> {
-    let (subject, permission) = (&body.subject.0, &body.permission.0);
+    Ok(Json(decide(&app, &body).await?))
+}
+
+/// The answer to one question.
+async fn decide(app: &App, question: &CheckRequest) -> Result<Decision> {
+    let (subject, permission) = (&question.subject.0, &question.permission.0);
     // A client may be named by a UUID too; users are many, clients few.
     let client = store::clients::find(&app.pool, subject).await?;
-    let decision = match (client, Uuid::parse_str(subject)) {
-        (Some(client), _) => judge_global("the client", &client.permissions, permission),
+    match (client, Uuid::parse_str(subject)) {
+        (Some(client), _) => Ok(judge_global("the client", &client.permissions, permission)),
         (None, Ok(user_id)) => {
-            app.users.check(user_id, permission, body.resource.as_ref().map(|resource| resource.0.as_str())).await?
+            let resource = question.resource.as_ref().map(|resource| resource.0.as_str());
+            app.users.check(user_id, permission, resource).await
         }
-        (None, Err(_)) => Decision::deny("there is no such subject"),
-    };
-    Ok(Json(decision))
+        (None, Err(_)) => Ok(Decision::deny("there is no such subject")),
+    }
 }

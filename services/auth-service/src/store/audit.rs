@@ -45,21 +45,59 @@ pub(crate) async fn record(
     Ok(())
 }
 
-/// Newest first, before a sequence number, perhaps of one subject.
+/// What is looked for in the record.
+#[derive(Debug, Default)]
+pub(crate) struct Filter<'a> {
+    pub subject: Option<&'a str>,
+    pub actor: Option<&'a str>,
+    pub kind: Option<&'a str>,
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// Newest first, before a sequence number.
 pub(crate) async fn list(
     pool: &PgPool,
     before: Option<i64>,
-    subject: Option<&str>,
+    filter: &Filter<'_>,
     limit: i64,
 ) -> sqlx::Result<Vec<AuditEntry>> {
+    let texts = [filter.subject, filter.actor, filter.kind];
+    if texts.into_iter().flatten().any(|text| !super::is_storable(text)) {
+        return Ok(Vec::new());
+    }
     sqlx::query_as(
         "select sequence, at, kind, subject, actor, data, prev_hash, hash from audit
          where ($1::bigint is null or sequence < $1) and ($2::text is null or subject = $2)
-         order by sequence desc limit $3",
+             and ($3::text is null or actor = $3) and ($4::text is null or kind = $4)
+             and ($5::timestamptz is null or at >= $5) and ($6::timestamptz is null or at < $6)
+         order by sequence desc limit $7",
     )
     .bind(before)
-    .bind(subject)
+    .bind(filter.subject)
+    .bind(filter.actor)
+    .bind(filter.kind)
+    .bind(filter.since)
+    .bind(filter.until)
     .bind(limit)
     .fetch_all(pool)
     .await
+}
+
+/// Oldest first, after one sequence number, up to and with another.
+pub(crate) async fn between(pool: &PgPool, after: i64, last: i64, limit: i64) -> sqlx::Result<Vec<AuditEntry>> {
+    sqlx::query_as(
+        "select sequence, at, kind, subject, actor, data, prev_hash, hash from audit
+         where sequence > $1 and sequence <= $2 order by sequence limit $3",
+    )
+    .bind(after)
+    .bind(last)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Sequence number and hash of the end of the chain.
+pub(crate) async fn head(pool: &PgPool) -> sqlx::Result<(i64, Vec<u8>)> {
+    sqlx::query_as("select sequence, hash from audit_head where id = 1").fetch_one(pool).await
 }

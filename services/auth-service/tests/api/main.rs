@@ -3,6 +3,7 @@
 
 mod attacks;
 mod audit;
+mod authzen;
 mod checks;
 mod clients;
 mod credentials;

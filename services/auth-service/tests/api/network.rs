@@ -35,8 +35,11 @@ fn neighbours_share_a_network() {
     assert_eq!(network("203.0.113.1"), network("203.0.113.255"));
     assert_eq!(network("203.0.113.1"), network("::ffff:203.0.113.9"));
     assert_ne!(network("203.0.113.1"), network("203.0.112.1"));
-    assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:ff:ffff::"));
-    assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:100::1"));
+    assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff::"));
+    assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
+    assert_eq!(network("2001:db8:0:1::1").site(), network("2001:db8:0:ff:ffff::").site());
+    assert_ne!(network("2001:db8:0:1::1").site(), network("2001:db8:0:100::1").site());
+    assert_eq!(network("203.0.113.1").site(), network("203.0.113.255"));
 }
 
 #[test]

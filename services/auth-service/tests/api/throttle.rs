@@ -107,3 +107,74 @@ async fn while_redis_is_away_failures_still_count() {
     auth.try_login(&user.username, PASSWORD).await.expect_problem(429, "rate_limited");
     proxy.restore();
 }
+
+#[tokio::test]
+async fn a_burst_of_guesses_gets_no_further_than_the_limit() {
+    let auth = TestAuth::start_with(|config| {
+        config.throttle.account_network_failures = 5;
+        config.passwords.memory_kib = 2048;
+    })
+    .await;
+    let second = auth.second().await;
+    let user = auth.user(&[]).await;
+    let guesses = (0..60).map(|index| {
+        let instance = if index % 2 == 0 { &auth } else { &second };
+        instance.try_login(&user.username, "guess")
+    });
+    let answers = futures::future::join_all(guesses).await;
+    let judged = answers.iter().filter(|answer| answer.status == 401).count();
+    assert_eq!(judged, 5, "so many were hashed");
+    assert!(answers.iter().all(|answer| [401, 429].contains(&answer.status)));
+}
+
+#[tokio::test]
+async fn guesses_from_many_networks_delay_only_who_is_not_known() {
+    let auth = TestAuth::start_with(|config| {
+        config.throttle.account_failures = 6;
+        config.throttle.pressed_network_failures = 1;
+        config.throttle.account_delay_ms = 400;
+        config.throttle.account_longest_delay_ms = 800;
+    })
+    .await;
+    let user = auth.user(&[]).await;
+    // The owner has logged in from here before.
+    login_from(&auth, "198.51.100.7", &user.username, PASSWORD).await.expect(200);
+    for network in 0..6 {
+        login_from(&auth, &format!("203.0.{network}.7"), &user.username, "guess").await.expect(401);
+    }
+    let timed = async |address: &str, password: &str| {
+        let begun = std::time::Instant::now();
+        let answer = login_from(&auth, address, &user.username, password).await;
+        (answer.status, begun.elapsed())
+    };
+    let (status, took) = timed("198.51.100.99", PASSWORD).await;
+    assert!(status == 200 && took.as_millis() < 400, "from a known network: {status} after {took:?}");
+    let (status, took) = timed("203.0.77.7", "guess").await;
+    assert!(status == 401 && took.as_millis() >= 400, "a stranger: {status} after {took:?}");
+    let (status, _) = timed("203.0.77.8", "guess").await;
+    assert_eq!(status, 429, "a second guess from there");
+    let (status, took) = timed("192.0.2.1", PASSWORD).await;
+    assert!(status == 200 && took.as_millis() >= 400, "the owner elsewhere is late, not locked out: {status} {took:?}");
+    let (status, took) = timed("192.0.2.1", PASSWORD).await;
+    assert!(status == 200 && took.as_millis() < 400, "and is known there now: {status} {took:?}");
+}
+
+#[tokio::test]
+async fn who_finds_no_room_for_the_hash_has_not_failed() {
+    let auth = TestAuth::start_with(|config| {
+        config.passwords.memory_kib = 8192;
+        config.passwords.iterations = 8;
+        config.passwords.threads = 1;
+        config.passwords.queue = 1;
+        config.throttle.account_network_failures = 3;
+    })
+    .await;
+    let user = auth.user(&[]).await;
+    for _ in 0..3 {
+        futures::future::join_all((0..12).map(|_| auth.try_login(&user.username, PASSWORD))).await;
+    }
+    kronos_testkit::wait_until("there is room again", async || {
+        auth.try_login(&user.username, PASSWORD).await.status == 200
+    })
+    .await;
+}

@@ -96,6 +96,9 @@ pub(super) async fn check_access(
             [] => format!("no role grants {}", permission.as_str()),
             roles => format!("roles that grant it: {}", roles.join(", ")),
         });
+        if let Some(missing) = &mut decision.missing {
+            missing.roles = granting;
+        }
     }
     Ok(Json(decision))
 }

@@ -17,7 +17,11 @@ async fn a_yes_tells_the_path_that_grants_it() {
         "technician inherits customer",
         "customer grants robots:*, which covers robots:use",
     ]);
-    assert_eq!(answer, json!({"allowed": true, "why": why}));
+    let grant = json!({
+        "path": ["technician", "customer"], "permission": "robots:*", "resource": "customer:17/*",
+        "expiresAt": "2100-01-01T00:00:00Z",
+    });
+    assert_eq!(answer, json!({"allowed": true, "why": why, "grant": grant}));
 }
 
 #[tokio::test]
@@ -39,7 +43,16 @@ async fn a_no_tells_what_is_missing_and_what_comes_nearest() {
     let none = why(fixture.access(&user, "permission=robots:use").await);
     assert!(none.contains("camille has no role") && none.contains("roles that grant it: customer"), "{none}");
     fixture.give(&user, "customer", json!({"resource": "robot:R-1"})).await;
-    let elsewhere = why(fixture.access(&user, "permission=robots:use&resource=robot:R-2").await);
+    let answer = fixture.access(&user, "permission=robots:use&resource=robot:R-2").await;
+    let nearest = json!({
+        "because": "other_resource", "path": ["customer"], "permission": "robots:use", "resource": "robot:R-1",
+        "expiresAt": null,
+    });
+    let missing = json!({
+        "permission": "robots:use", "resource": "robot:R-2", "nearest": [nearest], "roles": ["customer"],
+    });
+    assert_eq!(answer["missing"], missing);
+    let elsewhere = why(answer);
     assert!(elsewhere.contains("camille may robots:use on robot:R-1, by the role customer"), "{elsewhere}");
     let nowhere = why(fixture.access(&user, "permission=robots:use").await);
     assert!(nowhere.contains("names no resource"), "{nowhere}");
@@ -50,6 +63,23 @@ async fn a_no_tells_what_is_missing_and_what_comes_nearest() {
     fixture.admin.patch(&format!("/users/{user}"), &json!({"disabled": true})).await.expect(200);
     let disabled = fixture.access(&user, "permission=robots:use&resource=robot:R-1").await;
     assert_eq!(disabled, json!({"allowed": false, "why": ["camille is disabled"]}));
+}
+
+#[tokio::test]
+async fn a_no_tells_what_has_ended() {
+    let fixture = Fixture::new().await;
+    fixture.role("guest", &["robots:use"], &[]).await;
+    let user = fixture.user("camille").await;
+    let end = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1500);
+    fixture.give(&user, "guest", json!({"resource": "robot:R-1", "expiresAt": end})).await;
+    let question = "permission=robots:use&resource=robot:R-1";
+    kronos_testkit::wait_until("the assignment ends", async || {
+        fixture.access(&user, question).await["allowed"] == false
+    })
+    .await;
+    let answer = fixture.access(&user, question).await;
+    assert_eq!(answer["missing"]["nearest"][0]["because"], "ended", "{answer}");
+    assert!(answer["why"].to_string().contains("camille had robots:use on robot:R-1 until"), "{answer}");
 }
 
 #[tokio::test]
