@@ -43,12 +43,13 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 24] = [
+const ROUTES: [Default; 25] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("oauth-token", "/oauth/token", "auth-service"),
     Default { exact: false, ..open("well-known", "/.well-known", "auth-service") },
     below("auth", "/auth", "auth-service"),
+    below("access", "/access", "auth-service"),
     // Clients and browsers show there what they have: a secret, an assertion, a cookie. auth-service looks at it itself.
     Default { anonymous: true, ..below("oauth", "/oauth", "auth-service") },
     // Where a person types the code that a device shows.

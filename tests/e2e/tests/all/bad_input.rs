@@ -68,6 +68,8 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
         for (what, kind, body, status) in bad_bodies(schema) {
             let request = admin.request(operation.method.clone(), &operation.path);
             let response = request.header(CONTENT_TYPE, kind).body(body).send().await;
+            // AuthZEN's endpoints answer with AuthZEN's status (Authorization API 1.0 section 10.1.2).
+            let status = if operation.path.starts_with("/access/") && status == [422] { &[400] } else { status };
             match response {
                 Ok(response) => wrong.extend(judge(what, read(call.clone(), response).await.unwrap(), status)),
                 Err(error) => wrong.push(format!("{call}: {what}: {error}")),
