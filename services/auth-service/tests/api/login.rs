@@ -109,17 +109,18 @@ async fn unknown_disabled_wrong_and_empty_take_the_same_time() {
             times[index].push(begun.elapsed());
         }
     }
-    let median = |times: &Vec<Duration>| {
+    // The lower quartile: other tests run beside this one. Alternating runs meet the same machine, so that what differs is
+    // the case; a hash that is left out would take most of the time away.
+    let quartile = |times: &Vec<Duration>| {
         let mut times = times.clone();
         times.sort_unstable();
-        times[times.len() / 2]
+        times[times.len() / 4]
     };
-    // Alternating runs meet the same machine: what differs is the case. A hash that is left out would halve the time.
-    let wrong = median(&times[0]);
+    let wrong = quartile(&times[0]);
     for (case, times) in cases.iter().zip(&times) {
-        let median = median(times);
-        let difference = median.max(wrong) - median.min(wrong);
-        assert!(difference < wrong / 3, "{case:?} takes {median:?}, a wrong password {wrong:?}");
+        let time = quartile(times);
+        let difference = time.max(wrong) - time.min(wrong);
+        assert!(difference < wrong / 2, "{case:?} takes {time:?}, a wrong password {wrong:?}");
     }
 }
 
