@@ -4,6 +4,7 @@
 mod client;
 mod extractors;
 mod key_set;
+mod vectors;
 
 use std::net::SocketAddr;
 
