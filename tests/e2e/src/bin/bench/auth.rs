@@ -111,8 +111,11 @@ async fn measure(
     }
     let own = (own_processor_time()? - processor).as_secs_f64() / begun.elapsed().as_secs_f64();
     let rates = Spread::of(outcomes.iter().map(Outcome::rate).collect());
-    let others: Vec<String> =
-        outcomes.iter().flat_map(|outcome| &outcome.others).map(|(status, count)| format!("{count} × {status}")).collect();
+    let others: Vec<String> = outcomes
+        .iter()
+        .flat_map(|outcome| &outcome.others)
+        .map(|(status, count)| format!("{count} × {status}"))
+        .collect();
     let times = Quantiles::of(outcomes.iter().flat_map(|outcome| outcome.times.iter().copied()).collect());
     println!(
         "  {what:<36} {rates}, {:.2} × the {wanted} wanted; {} connections, {times}; the caller takes {:.0} % of a core {}",
@@ -168,7 +171,9 @@ async fn overload(platform: &Platform, base: &str, questions: &[Call], logins: &
     );
     let ratio = loaded.p99.as_secs_f64() / idle.p99.as_secs_f64();
     println!("  others' introspection: idle {idle}; overloaded {loaded}: p99 {ratio:.2} × (at most 2 wanted)");
-    println!("  auth-service: {before:.1} MB before, {early:.1} MB after 1 s of it, {late:.1} MB after 9 s (flat wanted)");
+    println!(
+        "  auth-service: {before:.1} MB before, {early:.1} MB after 1 s of it, {late:.1} MB after 9 s (flat wanted)"
+    );
     Ok(())
 }
 

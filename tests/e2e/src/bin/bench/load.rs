@@ -44,7 +44,11 @@ impl Call {
     }
 
     pub(crate) fn json(path: &str, json: &serde_json::Value) -> Self {
-        Self { method: Method::POST, body: Some(("application/json", Bytes::from(json.to_string()))), ..Self::get(path) }
+        Self {
+            method: Method::POST,
+            body: Some(("application/json", Bytes::from(json.to_string()))),
+            ..Self::get(path)
+        }
     }
 
     pub(crate) fn authorized(self, authorization: &str) -> Self {
@@ -76,7 +80,9 @@ impl Connection {
             request = request.header("x-forwarded-for", address);
         }
         let body = call.body.as_ref().map_or_else(Bytes::new, |(kind, body)| {
-            request.headers_mut().map(|headers| headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind)));
+            request
+                .headers_mut()
+                .map(|headers| headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind)));
             body.clone()
         });
         self.sender.ready().await.context("the connection ended")?;

@@ -89,4 +89,3 @@ impl std::fmt::Display for Quantiles {
         write!(f, "p50 {:?}, p99 {:?}", self.p50, self.p99)
     }
 }
-

@@ -62,7 +62,10 @@ pub(crate) async fn verification(tokens: &[String], keys: &JwkSet) -> anyhow::Re
     println!("  jsonwebtoken alone              {raw}");
     let ratio = raw.median / first_seen.median;
     println!("  Kronos, first seen              {first_seen}   {ratio:.2} × as fast (at least 0.85 wanted)");
-    println!("  Kronos, seen before             {seen}   {:.1} × as fast (at least 20 wanted)", raw.median / seen.median);
+    println!(
+        "  Kronos, seen before             {seen}   {:.1} × as fast (at least 20 wanted)",
+        raw.median / seen.median
+    );
     Ok(())
 }
 
