@@ -162,3 +162,56 @@ async fn a_token_belongs_in_the_header_alone() {
     auth.client.get("/oauth/clients").header("authorization", format!("Basic {token}")).await.expect(401);
     auth.client.get("/oauth/clients").header("cookie", format!("token={token}")).await.expect(401);
 }
+
+#[tokio::test]
+async fn other_kinds_of_token_and_unknown_demands_are_refused_though_truly_signed() {
+    let auth = TestAuth::start().await;
+    let key = true_key(&auth).await;
+    let good = claims(&auth.admin_token().await);
+    assert!(auth.is_active(&key.sign_as("at+jwt", &good)).await, "the test's own signing works");
+    for typ in ["JWT", "id+jwt", "logout+jwt", "dpop+jwt", "kronos-audit+jwt", "at+jwt;x", "", "at"] {
+        expect_refused(&auth, typ, &key.sign_as(typ, &good)).await;
+    }
+    // What the platform itself signs for another use.
+    let reader = auth.with_permissions(&["audit:read"]).await;
+    let checkpoint = reader.get("/auth/audit/checkpoint").await.expect(200).json();
+    expect_refused(&auth, "a checkpoint", checkpoint["checkpoint"].as_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn psychic_signatures_and_unknown_extensions_are_refused() {
+    let auth = TestAuth::start().await;
+    let good = auth.admin_token().await;
+    let (header, claims) = (header(&good), claims(&good));
+    let with = |members: Value| {
+        let mut header = header.clone();
+        header.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        header
+    };
+    // r = s = 0 of ES256 and ES384 (CVE-2022-21449), also in DER, and the neutral element of Ed25519.
+    let mut neutral = vec![0; 64];
+    neutral[0] = 1;
+    for alg in ["ES256", "ES384", "EdDSA"] {
+        for signature in [vec![0; 64], vec![0; 96], vec![0x30, 6, 2, 1, 0, 2, 1, 0], neutral.clone(), vec![0xff; 64]] {
+            expect_refused(&auth, alg, &join(&with(json!({ "alg": alg })), &claims, |_| signature)).await;
+        }
+    }
+    let own = aws_lc_rs::signature::Ed25519KeyPair::generate().unwrap();
+    let key = aws_lc_rs::signature::KeyPair::public_key(&own).as_ref().to_vec();
+    let sign = |message: &[u8]| own.sign(message).as_ref().to_vec();
+    for members in [
+        json!({ "x5c": ["MIIB"] }),
+        json!({ "crit": ["b64"], "b64": false }),
+        json!({ "zip": "DEF" }),
+        json!({ "cty": "JWT" }),
+        json!({ "alg": ["EdDSA"] }),
+        json!({ "jwk": { "kty": "oct", "k": URL_SAFE_NO_PAD.encode(&key) }, "alg": "HS256" }),
+        json!({ "kid": "|touch /tmp/kronos" }),
+        json!({ "kid": "http://127.0.0.1:1/key" }),
+        json!({ "kid": { "$gt": "" } }),
+        json!({ "kid": "x".repeat(4096) }),
+    ] {
+        let what = members.to_string();
+        expect_refused(&auth, &what, &join(&with(members), &claims, sign)).await;
+    }
+}
