@@ -1,6 +1,7 @@
 //! Who calls, and what they may: verification of access tokens, revocations, permission extractors, and the client by
 //! which services call each other under their own name. Issuing tokens is auth-service's work alone.
 
+pub mod api_key;
 pub mod claims;
 pub mod client;
 pub mod jwks;

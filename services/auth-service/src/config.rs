@@ -118,6 +118,20 @@ pub struct Accounts {
     pub mails_per_account: u32,
     pub mails_per_network: u32,
     pub guesses_per_network: u32,
+    pub registration: RegistrationMode,
+    pub verify_email: bool,
+    pub registrations_per_network: u32,
+    /// What a node may do with a token that it got by its key.
+    pub node_permissions: Vec<String>,
+}
+
+/// Who may register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistrationMode {
+    Open,
+    Invitation,
+    Closed,
 }
 
 impl Accounts {

@@ -1,12 +1,15 @@
 //! What one request does across the store, the hashing threads and user-service. No axum: handlers call these and wrap the
 //! answer.
 
+pub(crate) mod api_keys;
 pub(crate) mod clients;
 pub(crate) mod credentials;
 pub(crate) mod factors;
 pub(crate) mod login;
+pub(crate) mod nodes;
 pub(crate) mod passwords;
 pub(crate) mod refresh;
+pub(crate) mod registration;
 pub(crate) mod sessions;
 
 use serde::Serialize;

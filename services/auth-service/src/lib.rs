@@ -20,6 +20,7 @@ mod jobs;
 pub mod keys;
 pub mod mail;
 pub mod network;
+pub mod nodes;
 pub mod password;
 pub mod refresh_token;
 mod routes;
@@ -148,6 +149,15 @@ impl App {
             accounts: config.accounts,
             mail_requests: tokio::sync::Notify::new(),
             pool: pool.clone(),
+        }));
+        // Weakly: the verifier is a part of the application.
+        let weak = Arc::downgrade(&app.0);
+        app.verifier.exchange_api_keys(Arc::new(move |key| {
+            let weak = weak.clone();
+            Box::pin(async move {
+                let Some(parts) = weak.upgrade() else { return Ok(None) };
+                Ok(flows::api_keys::exchange(&Self(parts), &key).await?.map(|issued| issued.token))
+            })
         }));
         context.spawn("keys", jobs::keep_keys(app.clone(), context.clone()));
         context.spawn("sessions", jobs::forget_sessions(app.clone(), context.clone()));

@@ -1,5 +1,6 @@
 //! The routes, by resource.
 
+mod api_keys;
 mod audit;
 mod checks;
 mod clients;
@@ -7,8 +8,10 @@ mod credentials;
 mod discovery;
 mod factors;
 mod login;
+mod nodes;
 mod origin;
 mod passwords;
+mod registration;
 mod sessions;
 mod token;
 
@@ -33,7 +36,22 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(passwords::ask_for_reset))
         .routes(routes!(passwords::reset_password))
         .routes(routes!(passwords::reset_by_desk))
+        .routes(routes!(registration::register))
+        .routes(routes!(registration::verify_email))
+        .routes(routes!(registration::resend_verification))
+        .routes(routes!(registration::list_invitations, registration::invite))
+        .routes(routes!(registration::withdraw_invitation))
         .routes(routes!(factors::list_factors))
+        .routes(routes!(api_keys::list_api_keys, api_keys::create_api_key))
+        .routes(routes!(api_keys::revoke_api_key))
+        .routes(routes!(api_keys::exchange_api_key))
+        .routes(routes!(nodes::list_nodes, nodes::create_node))
+        .routes(routes!(nodes::create_claim))
+        .routes(routes!(nodes::enrol_node))
+        .routes(routes!(nodes::rotate_node_key))
+        .routes(routes!(nodes::get_node, nodes::change_node))
+        .routes(routes!(nodes::list_node_keys, nodes::add_node_key))
+        .routes(routes!(nodes::disable_node_key))
         .routes(routes!(factors::begin_totp, factors::remove_totp))
         .routes(routes!(factors::confirm_totp))
         .routes(routes!(factors::make_recovery_codes))
@@ -104,6 +122,31 @@ pub(in crate::routes) mod permissions {
     }
 
     pub(in crate::routes) struct CanReadAudit;
+    pub(super) struct CanReadNodes;
+
+    impl Permission for CanReadNodes {
+        const NAME: &'static str = "nodes:read";
+    }
+
+    pub(super) struct CanWriteNodes;
+
+    impl Permission for CanWriteNodes {
+        const NAME: &'static str = "nodes:write";
+    }
+
+    pub(super) struct CanReadInvitations;
+
+    impl Permission for CanReadInvitations {
+        const NAME: &'static str = "invitations:read";
+    }
+
+    pub(super) struct CanWriteInvitations;
+
+    impl Permission for CanWriteInvitations {
+        const NAME: &'static str = "invitations:write";
+    }
+
+    pub(super) struct CanReadAudit;
 
     impl Permission for CanReadAudit {
         const NAME: &'static str = "audit:read";

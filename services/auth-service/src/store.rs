@@ -1,5 +1,6 @@
 //! Every SQL statement, and the failure counters in Redis. No HTTP, no rule.
 
+pub(crate) mod api_keys;
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod clients;
@@ -8,6 +9,8 @@ pub(crate) mod factors;
 pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod links;
+pub(crate) mod nodes;
+pub(crate) mod registrations;
 pub(crate) mod sessions;
 pub(crate) mod throttle;
 

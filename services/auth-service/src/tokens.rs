@@ -16,7 +16,7 @@ pub(crate) const LOGIN_CLIENT: &str = "kronos";
 /// This service, when it calls another.
 pub(crate) const OWN_CLIENT: &str = "auth-service";
 /// What this service may do at others.
-const OWN_PERMISSIONS: [&str; 3] = ["grants:read", "users:read", "logs:write"];
+const OWN_PERMISSIONS: [&str; 4] = ["grants:read", "users:read", "users:write", "logs:write"];
 
 /// The keys that this instance knows now.
 pub(crate) struct Keyset {

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use kronos_common::{
     identity::{Client, ClientError, ServiceToken},
     problem::Problem,
     service,
 };
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -29,6 +34,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub(crate) struct UserService {
     client: Client,
     pool: PgPool,
+}
+
+/// What became of a person to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    User(Uuid),
+    UsernameTaken,
+    EmailTaken,
 }
 
 /// What is known of a user's rights.
@@ -82,6 +95,44 @@ impl UserService {
             .context("configuration key `services.user_url`")?
             .with_deadline(Duration::from_millis(config.user_deadline_ms));
         Ok(Self { client, pool })
+    }
+
+    /// Makes a person. The same `key` makes one person, however often it is asked.
+    ///
+    /// # Errors
+    /// 503 while user-service does not answer; 422 if it likes a field less than we do.
+    pub(crate) async fn create(
+        &self,
+        key: Uuid,
+        username: &str,
+        email: &str,
+        display_name: &str,
+    ) -> Result<Made, Problem> {
+        #[derive(Deserialize)]
+        struct User {
+            id: Uuid,
+        }
+
+        let body = json!({ "username": username, "email": email, "displayName": display_name }).to_string();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Another name under the same link is another request.
+        let key = format!("{key}-{}", URL_SAFE_NO_PAD.encode(&Sha256::digest(username)[..8]));
+        headers.insert("idempotency-key", HeaderValue::from_str(&key).map_err(Problem::internal)?);
+        match self.client.send(Method::POST, "/users", Some(body.into_bytes().into()), &headers).await {
+            Ok(answer) => {
+                serde_json::from_slice::<User>(&answer.body).map(|user| Made::User(user.id)).map_err(Problem::internal)
+            }
+            Err(error) if error.code() == Some("username_taken") => Ok(Made::UsernameTaken),
+            Err(error) if error.code() == Some("email_taken") => Ok(Made::EmailTaken),
+            Err(ClientError::Status { status, problem: Some(problem), .. }) if status.as_u16() == 422 => {
+                Err(Problem::invalid(problem.errors))
+            }
+            Err(error) => {
+                log_absence(&error);
+                Err(Problem::unavailable("user administration", RETRY_AFTER))
+            }
+        }
     }
 
     /// The user's grants, from user-service alone: `None` if there is no such user.

@@ -3,7 +3,7 @@
 //! are asked on every use. What a token carries to help us (`jwk`, `jku`, `x5u`, `x5c`) is never read.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Claims, JwkSet, LONGEST_TOKEN_LIFE_SECONDS, Revocations,
+    api_key::{self, ApiKeys, Exchange},
     jwks::{Found, KeyStore, is_plausible_kid},
 };
 use crate::{
@@ -42,6 +43,7 @@ struct Inner {
     keys: KeyStore,
     memory: Cache<[u8; 32], Remembered>,
     revocations: Revocations,
+    api_keys: OnceLock<ApiKeys>,
 }
 
 #[derive(Clone)]
@@ -68,6 +70,8 @@ impl Verifier {
     /// A URL that is none.
     pub async fn connect(config: &Identity, revocations: Revocations, context: &Context) -> anyhow::Result<Self> {
         let verifier = Self::new(config, KeyStore::remote(&config.jwks_url)?, revocations);
+        // Just made, so it is empty.
+        let _ = verifier.0.api_keys.set(ApiKeys::remote(config)?);
         if let Err(error) = verifier.0.keys.refresh().await {
             tracing::info!(error = format!("{error:#}"), "key set can't be read yet, trying on");
         }
@@ -107,7 +111,13 @@ impl Verifier {
             keys,
             memory,
             revocations,
+            api_keys: OnceLock::new(),
         }))
+    }
+
+    /// Takes API keys too, which `exchange` turns into tokens: for auth-service, which keeps them, and for tests. Counts once.
+    pub fn exchange_api_keys(&self, exchange: Exchange) {
+        let _ = self.0.api_keys.set(ApiKeys::new(exchange));
     }
 
     /// Takes a new key set; tokens under a key that is no longer in it stop being believed at once.
@@ -130,6 +140,9 @@ impl Verifier {
         if token.len() > LONGEST_TOKEN_BYTES {
             return Err(malformed("the token is too long"));
         }
+        if token.starts_with(api_key::PREFIX) {
+            return self.verify_api_key(token, now).await;
+        }
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let claims = match self.0.memory.get(&hash) {
             Some(remembered) => remembered.claims,
@@ -141,14 +154,40 @@ impl Verifier {
                 claims
             }
         };
+        self.still_good(&claims, now)?;
+        Ok(claims)
+    }
+
+    /// An API key is as good as the token that it is exchanged for. That one may be older than the owner's rights: then it
+    /// is exchanged once more.
+    async fn verify_api_key(&self, key: &str, now: i64) -> Result<Arc<Claims>, Problem> {
+        let (Some(api_keys), Some(_)) = (self.0.api_keys.get(), api_key::parts(key)) else {
+            return Err(invalid());
+        };
+        let examine = |token: String| async move {
+            let claims = self.examine(&token).await?;
+            self.check_claims(&claims, now)?;
+            Ok(Arc::new(claims))
+        };
+        let claims = api_keys.claims(key, examine).await?.ok_or_else(invalid)?;
+        if self.still_good(&claims, now).is_ok() {
+            return Ok(claims);
+        }
+        api_keys.forget(key).await;
+        let claims = api_keys.claims(key, examine).await?.ok_or_else(invalid)?;
+        self.still_good(&claims, now)?;
+        Ok(claims)
+    }
+
+    fn still_good(&self, claims: &Claims, now: i64) -> Result<(), Problem> {
         if now >= claims.exp.saturating_add(LEEWAY_SECONDS) {
             return Err(Problem::unauthorized("token_expired", "the token has expired: get a new one"));
         }
-        if self.0.revocations.is_revoked(&claims) {
+        if self.0.revocations.is_revoked(claims) {
             let detail = "the token was revoked, or rights changed since: get a new one";
             return Err(Problem::unauthorized("token_revoked", detail));
         }
-        Ok(claims)
+        Ok(())
     }
 
     /// Form, header, key, signature; then the claims' types. Nothing unsigned is believed or echoed.

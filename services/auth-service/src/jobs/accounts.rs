@@ -7,7 +7,10 @@ use kronos_common::service;
 
 use crate::{
     App,
-    flows::passwords::{RESET, VERIFICATION, send_link},
+    flows::{
+        passwords::{RESET, VERIFICATION, send_link},
+        registration::send_again,
+    },
     store,
 };
 
@@ -36,6 +39,9 @@ async fn prepare_next(app: &App) -> anyhow::Result<bool> {
     let Some(request) = store::links::take_request(&mut transaction).await? else {
         return Ok(false);
     };
+    if request.kind == VERIFICATION {
+        send_again(app, &mut transaction, &request.email_key).await?;
+    }
     for account in store::links::accounts_of(&mut transaction, &request.email_key).await? {
         let reset = request.kind == RESET;
         if account.disabled || (!reset && account.email_verified_at.is_some()) {
@@ -55,6 +61,7 @@ pub(crate) async fn forget_old(app: App, context: service::Context) {
         let now = Utc::now();
         let done = async {
             store::attempts::forget_old(&app.pool, now).await?;
+            store::registrations::forget_old(&app.pool, now).await?;
             store::links::forget_old(&app.pool, now).await
         };
         if let Err(error) = done.await {

@@ -78,7 +78,7 @@ impl TryFrom<String> for ClientName {
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 3, max_length = 128, example = "logs:read",
     pattern = "^(\\*|[a-z][a-z0-9-]*)(:(\\*|[a-z][a-z0-9-]*)){1,3}$")]
-pub(super) struct GrantedPermission(String);
+pub(super) struct GrantedPermission(pub(super) String);
 
 impl TryFrom<String> for GrantedPermission {
     type Error = &'static str;

@@ -21,6 +21,7 @@ use crate::{
     factors::Proof,
     flows::{
         TokenPair,
+        api_keys::KEY_CLIENT,
         login::{Attempt, login},
         refresh, sessions,
     },
@@ -140,6 +141,8 @@ pub(super) async fn log_out(State(app): State<App>, caller: Caller) -> Result<St
 
 /// The session of a user's token.
 pub(super) fn own_session(caller: &Caller) -> Result<Uuid> {
-    let session = caller.claims.sid.as_deref().and_then(|sid| Uuid::parse_str(sid).ok());
+    // An API key acts for its owner, but not on the owner's account.
+    let session = Some(&caller.claims).filter(|claims| claims.client_id != KEY_CLIENT);
+    let session = session.and_then(|claims| claims.sid.as_deref()).and_then(|sid| Uuid::parse_str(sid).ok());
     session.ok_or_else(|| Problem::bad_request("no_session", "this token belongs to no session of a user"))
 }

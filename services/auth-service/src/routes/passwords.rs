@@ -39,7 +39,7 @@ pub(super) struct ChangePassword {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Address {
-    email: Email,
+    pub(super) email: Email,
 }
 
 /// The text that a mailed link carries.

@@ -12,7 +12,7 @@ use axum::{
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use kronos_common::problem::Problem;
 use serde_json::{Value, json};
@@ -36,14 +36,16 @@ struct Known {
     mode: Mode,
     grants: HashMap<Uuid, Value>,
     bearer: Option<String>,
+    made: HashMap<String, Value>,
 }
 
 impl FakeUsers {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let known = Known { mode: Mode::Answers, grants: HashMap::new(), bearer: None };
+        let known = Known { mode: Mode::Answers, grants: HashMap::new(), bearer: None, made: HashMap::new() };
         let users = Self { address: listener.local_addr().unwrap(), state: Arc::new(Mutex::new(known)) };
         let router = Router::new()
+            .route("/users", post(make_user))
             .route("/users/{id}/grants", get(give_grants))
             .route("/users/{id}/access", get(give_access))
             .with_state(users.clone());
@@ -72,6 +74,12 @@ impl FakeUsers {
         self.state.lock().unwrap().grants.remove(&user);
     }
 
+    /// Usernames of those who were made, in no order.
+    pub(crate) fn made(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.made.values().map(|user| user["username"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// The token of the last request.
     pub(crate) fn last_bearer(&self) -> Option<String> {
         self.state.lock().unwrap().bearer.clone()
@@ -92,6 +100,33 @@ impl FakeUsers {
         let found = self.state.lock().unwrap().grants.get(&user).cloned();
         found.ok_or_else(|| (StatusCode::NOT_FOUND, Json(json!({ "code": "not_found" }))).into_response())
     }
+}
+
+/// Once for each idempotency key; names and addresses are unique.
+async fn make_user(State(users): State<FakeUsers>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+    let mut state = users.state.lock().unwrap();
+    if state.mode != Mode::Answers {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+    if let Some(user) = state.made.get(&key) {
+        return (StatusCode::CREATED, Json(user.clone())).into_response();
+    }
+    for (member, code) in [("username", "username_taken"), ("email", "email_taken")] {
+        if state.made.values().any(|user| user[member] == body[member]) {
+            return Problem::conflict(code, "taken").into_response();
+        }
+    }
+    let id = Uuid::now_v7();
+    let mut user = body.clone();
+    user["id"] = json!(id);
+    state.made.insert(key, user.clone());
+    let grants = json!({
+        "userId": id, "username": body["username"], "disabled": false, "roles": [], "permissions": [], "scoped": [],
+        "epoch": 1,
+    });
+    state.grants.insert(id, grants);
+    (StatusCode::CREATED, Json(user)).into_response()
 }
 
 async fn give_grants(State(users): State<FakeUsers>, Path(user): Path<Uuid>, headers: HeaderMap) -> Response {

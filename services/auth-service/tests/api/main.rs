@@ -1,6 +1,7 @@
 //! auth-service from outside: its real listener, real PostgreSQL, Redis and RabbitMQ; user-service is played by a small server.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod api_keys;
 mod attacks;
 mod audit;
 mod authzen;
@@ -16,9 +17,11 @@ mod keys;
 mod login;
 mod mailbox;
 mod network;
+mod nodes;
 mod passwords;
 mod refresh;
 mod refresh_token;
+mod registration;
 mod sessions;
 mod throttle;
 mod token;
