@@ -121,7 +121,6 @@ pub(in crate::routes) mod permissions {
         const NAME: &'static str = "factors:write";
     }
 
-    pub(in crate::routes) struct CanReadAudit;
     pub(super) struct CanReadNodes;
 
     impl Permission for CanReadNodes {
@@ -146,7 +145,7 @@ pub(in crate::routes) mod permissions {
         const NAME: &'static str = "invitations:write";
     }
 
-    pub(super) struct CanReadAudit;
+    pub(in crate::routes) struct CanReadAudit;
 
     impl Permission for CanReadAudit {
         const NAME: &'static str = "audit:read";

@@ -43,13 +43,21 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 25] = [
+const ROUTES: [Default; 31] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
+    open("auth-register", "/auth/register", "auth-service"),
+    // Who follows a mailed link has no token.
+    Default { exact: false, ..open("auth-password-reset", "/auth/password-reset", "auth-service") },
+    Default { exact: false, ..open("auth-verify-email", "/auth/verify-email", "auth-service") },
     open("oauth-token", "/oauth/token", "auth-service"),
     Default { exact: false, ..open("well-known", "/.well-known", "auth-service") },
     below("auth", "/auth", "auth-service"),
     below("access", "/access", "auth-service"),
+    below("nodes", "/nodes", "auth-service"),
+    // A node shows a claim code, or signs with its present key.
+    open("nodes-enrol", "/nodes/enrol", "auth-service"),
+    open("nodes-rotate", "/nodes/rotate", "auth-service"),
     // Clients and browsers show there what they have: a secret, an assertion, a cookie. auth-service looks at it itself.
     Default { anonymous: true, ..below("oauth", "/oauth", "auth-service") },
     // Where a person types the code that a device shows.

@@ -39,7 +39,7 @@ const WEEK_SECONDS: i64 = 604_800;
 /// A name to log in with.
 #[derive(Deserialize, ToSchema)]
 #[serde(try_from = "String")]
-#[schema(value_type = String, min_length = 1, max_length = 64, example = "camille")]
+#[schema(value_type = String, min_length = 1, max_length = 64, pattern = "^\\S+$", example = "camille")]
 pub(super) struct NewUsername(String);
 
 impl TryFrom<String> for NewUsername {

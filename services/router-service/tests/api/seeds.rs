@@ -56,6 +56,12 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
     for path in [
         "/auth/login",
         "/auth/refresh",
+        "/auth/register",
+        "/auth/password-reset",
+        "/auth/password-reset/confirm",
+        "/auth/verify-email",
+        "/nodes/enrol",
+        "/nodes/rotate",
         "/oauth/token",
         "/oauth/authorize",
         "/oauth/clients",
@@ -64,6 +70,7 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
     ] {
         assert_eq!(gateway.client.post(path, &json!({})).await.expect(200).json()["instance"], "auth", "{path}");
     }
+    gateway.client.get("/nodes").await.expect_problem(401, "token_missing");
     gateway.client.get("/auth/login/more").await.expect_problem(401, "token_missing");
     gateway.client.get("/live").await.expect_problem(404, "not_found");
     gateway.client.get("/metrics").await.expect_problem(404, "not_found");
