@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{NO_STORE, clients::GrantedPermission, nodes::NodeName};
+use super::{NO_STORE, clients::GrantedPermission, nodes::fields::NodeName};
 use crate::{
     App,
     flows::api_keys,

@@ -20,7 +20,7 @@ use super::{
     NO_STORE,
     credentials::Email,
     login::{FactorCode, Password},
-    nodes::Seconds,
+    nodes::fields::Seconds,
     origin::Origin,
     passwords::{Address, LinkToken, language},
     permissions::{CanReadInvitations, CanWriteInvitations},
