@@ -174,6 +174,25 @@ impl Platform {
         platform
     }
 
+    /// What `cargo xtask status --json` says of a platform, as far as a benchmark reads it; in a file.
+    pub(crate) fn describe(&self) -> PathBuf {
+        let services = self.services.iter().map(|(name, service)| {
+            let pid = service.child.as_ref().unwrap().id();
+            (*name, json!({ "pid": pid, "api": service.environment["KRONOS_HTTP__BIND"] }))
+        });
+        let clients = self.target.clients.iter();
+        let description = json!({
+            "gateway": self.target.gateway,
+            "admin": { "username": self.target.admin.username, "password": self.target.admin.password },
+            "clients": clients.map(|(name, client)| (name, json!({ "id": client.id, "secret": client.secret })))
+                .collect::<BTreeMap<_, _>>(),
+            "services": services.collect::<BTreeMap<_, _>>(),
+        });
+        let file = self.directory.join("status.json");
+        fs::write(&file, description.to_string()).unwrap();
+        file
+    }
+
     /// Kills a service with SIGKILL.
     pub(crate) async fn kill(&mut self, name: &str) {
         let mut child = self.services.get_mut(name).unwrap().child.take().unwrap();

@@ -84,7 +84,10 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
     let log_in = async |connection: &mut Connection, index: usize| Ok(connection.send(&logins[index]).await?.0);
     measure(&base, "logins", 8, 80.0, log_in).await?;
 
-    overload(platform, &base, &questions, &logins).await?;
+    let bearer = format!("Bearer {}", tokens.first().context("no tokens")?);
+    let verify = |token: &String| Call::json("/auth/verify", &json!({ "token": token })).authorized(&bearer);
+    let probes: Vec<Call> = tokens.iter().take(2).map(verify).collect();
+    overload(platform, &base, &probes, &logins).await?;
     revocation(platform, &logins).await?;
     let (auth, user) = (platform.service("auth-service")?, platform.service("user-service")?);
     let (auth, user) = (mb(auth.resident_kib()?), mb(user.resident_kib()?));
@@ -128,14 +131,14 @@ async fn measure(
 }
 
 /// Others' requests while ten times as many log in as can be served, against the same requests before.
-async fn overload(platform: &Platform, base: &str, questions: &[Call], logins: &[Call]) -> anyhow::Result<()> {
+async fn overload(platform: &Platform, base: &str, calls: &[Call], logins: &[Call]) -> anyhow::Result<()> {
     let service = platform.service("auth-service")?;
     let probe = async |time: Duration| {
         let mut probes = Connection::several(base, 2).await?;
         let outcome = run(&mut probes, time, async |connection: &mut Connection, index| {
             tokio::time::sleep(Duration::from_millis(4)).await;
             let begun = Instant::now();
-            let (status, _) = connection.send(&questions[index]).await?;
+            let (status, _) = connection.send(&calls[index]).await?;
             TIMES.with_borrow_mut(|times| times.push(begun.elapsed()));
             Ok(status)
         })
@@ -170,7 +173,7 @@ async fn overload(platform: &Platform, base: &str, questions: &[Call], logins: &
         flooded.others
     );
     let ratio = loaded.p99.as_secs_f64() / idle.p99.as_secs_f64();
-    println!("  others' introspection: idle {idle}; overloaded {loaded}: p99 {ratio:.2} × (at most 2 wanted)");
+    println!("  others' questions about tokens: idle {idle}; overloaded {loaded}: p99 {ratio:.2} × (at most 2 wanted)");
     println!(
         "  auth-service: {before:.1} MB before, {early:.1} MB after 1 s of it, {late:.1} MB after 9 s (flat wanted)"
     );
