@@ -164,7 +164,9 @@ fn resolve(document: &Value, schema: &Value) -> Value {
 
 /// Paths that any valid token opens, because they concern the caller itself.
 fn is_for_everybody(path: &str) -> bool {
-    ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys"].iter().any(|own| path.starts_with(own))
+    ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys"]
+        .iter()
+        .any(|own| path.starts_with(own))
 }
 
 async fn send(api: &Api, operation: &Operation, body: Option<Value>) -> Answer {
