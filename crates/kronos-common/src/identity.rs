@@ -4,6 +4,8 @@
 pub mod api_key;
 pub mod claims;
 pub mod client;
+pub mod dpop;
+pub mod jose;
 pub mod jwks;
 pub mod permission;
 pub mod revocation;
@@ -12,8 +14,9 @@ pub mod revocation_publisher;
 pub mod service_token;
 pub mod verifier;
 
-pub use claims::Claims;
+pub use claims::{Actor, Claims, Confirmation};
 pub use client::{Client, ClientError};
+pub use jose::{Jws, PublicJwk};
 pub use jwks::JwkSet;
 pub use permission::{Allowed, Caller, Permission, permission_matches, resource_matches};
 pub use revocation::{Revocation, Revocations};

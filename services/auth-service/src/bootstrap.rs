@@ -12,6 +12,7 @@ use sqlx::PgPool;
 use crate::{
     audit::SecurityEvent,
     catalogue,
+    client_settings::Settings,
     clients::{SHORTEST_SECRET, hash_secret, is_permission, next_epoch},
     store::{self, Turn, clients::NewClient},
 };
@@ -74,12 +75,12 @@ pub(crate) async fn run(pool: &PgPool, file: &Path) -> anyhow::Result<()> {
             (None, Some(known)) => known.permissions.iter().map(|permission| (*permission).to_owned()).collect(),
             (None, None) => Vec::new(),
         };
+        let name = client.name.as_deref().or(known.map(|known| known.name)).unwrap_or(id);
         let row = NewClient {
             client_id: id,
-            name: client.name.as_deref().or(known.map(|known| known.name)).unwrap_or(id),
-            secret_hash: &hash_secret(client.secret.expose_secret()),
-            grant_types: &["client_credentials".to_owned()],
-            permissions: &permissions,
+            settings: &Settings::of_program(name, permissions.clone()),
+            secret_hash: Some(&hash_secret(client.secret.expose_secret())),
+            registration_token_hash: None,
             epoch: next_epoch(now, None),
             created_by: "bootstrap",
         };

@@ -72,6 +72,7 @@ pub struct Tokens {
     pub session_idle_seconds: u64,
     pub session_seconds: u64,
     pub refresh_grace_seconds: u64,
+    pub grants_seconds: u64,
 }
 
 /// `[keys]`: the life of a signing key.
@@ -174,6 +175,11 @@ impl Config {
         ensure!(
             (30..=LONGEST_TOKEN_LIFE_SECONDS.unsigned_abs()).contains(&tokens.access_seconds),
             "configuration key `tokens.access_seconds`: 30 to {LONGEST_TOKEN_LIFE_SECONDS}"
+        );
+        ensure!(
+            tokens.grants_seconds < LONGEST_TOKEN_LIFE_SECONDS.unsigned_abs(),
+            "configuration key `tokens.grants_seconds`: less than {LONGEST_TOKEN_LIFE_SECONDS}, which is how long a change \
+             of rights is remembered"
         );
         ensure!(self.passwords.queue > 0, "configuration key `passwords.queue`: at least 1");
         ensure!(self.accounts.min_password_score <= 4, "configuration key `accounts.min_password_score`: 0 to 4");

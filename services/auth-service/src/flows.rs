@@ -2,15 +2,22 @@
 //! answer.
 
 pub(crate) mod api_keys;
+pub(crate) mod assertion;
+pub(crate) mod client_auth;
 pub(crate) mod clients;
 pub(crate) mod credentials;
+pub(crate) mod dpop;
+pub(crate) mod exchange;
 pub(crate) mod factors;
+pub(crate) mod issue;
 pub(crate) mod login;
 pub(crate) mod nodes;
 pub(crate) mod passwords;
 pub(crate) mod refresh;
 pub(crate) mod registration;
+pub(crate) mod rights;
 pub(crate) mod sessions;
+pub(crate) mod tokens;
 
 use serde::Serialize;
 use utoipa::ToSchema;

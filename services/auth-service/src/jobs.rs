@@ -2,7 +2,7 @@
 
 pub(crate) mod accounts;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context as _;
 use chrono::{TimeDelta, Utc};
@@ -16,7 +16,7 @@ use crate::{
     App,
     audit::SecurityEvent,
     config,
-    keys::{self, SigningKey, State, Step},
+    keys::{self, Algorithm, SigningKey, State, Step},
     store::{self, Turn},
     tokens::Keyset,
 };
@@ -59,15 +59,19 @@ pub(crate) async fn turn_keys(pool: &PgPool, keyring: &Keyring, policy: &config:
     store::take_turn(&mut transaction, Turn::Keys).await?;
     let now = Utc::now();
     let known = store::keys::list(&mut *transaction).await?;
-    let steps = keys::plan(&known, policy, now);
-    for step in &steps {
-        let (kind, kid) = apply(&mut transaction, keyring, step).await?;
-        tracing::info!(kid, kind, "signing key");
-        let event = SecurityEvent::about(kind, kid, None, json!({}));
-        store::audit::record(&mut transaction, &event, now).await?;
+    let mut changed = false;
+    for algorithm in Algorithm::ALL {
+        let own: Vec<_> = known.iter().filter(|key| key.algorithm == algorithm).cloned().collect();
+        for step in keys::plan(&own, policy, now) {
+            let (kind, kid) = apply(&mut transaction, keyring, algorithm, &step).await?;
+            tracing::info!(kid, kind, algorithm = algorithm.name(), "signing key");
+            let event = SecurityEvent::about(kind, kid, None, json!({ "algorithm": algorithm.name() }));
+            store::audit::record(&mut transaction, &event, now).await?;
+            changed = true;
+        }
     }
-    let known = if steps.is_empty() { known } else { store::keys::list(&mut *transaction).await? };
-    let mut active = None;
+    let known = if changed { store::keys::list(&mut *transaction).await? } else { known };
+    let mut active = HashMap::new();
     for key in &known {
         let Some(sealed) = store::keys::sealed_private(&mut *transaction, &key.kid).await? else {
             continue;
@@ -79,22 +83,23 @@ pub(crate) async fn turn_keys(pool: &PgPool, keyring: &Keyring, policy: &config:
         }
         if key.state == State::Active {
             let pkcs8 = keyring.open(&sealed, aad.as_bytes()).context("open the active signing key")?;
-            active = Some(SigningKey::open(&key.kid, &pkcs8)?);
+            active.insert(key.algorithm, SigningKey::open(&key.kid, key.algorithm, &pkcs8)?);
         }
     }
     transaction.commit().await?;
-    Ok(Keyset { active: active.context("no signing key is active")?, public: keys::key_set(&known) })
+    Keyset::new(active, keys::key_set(&known))
 }
 
 async fn apply(
     connection: &mut PgConnection,
     keyring: &Keyring,
+    algorithm: Algorithm,
     step: &Step,
 ) -> anyhow::Result<(&'static str, String)> {
     let now = Utc::now();
     Ok(match step {
         Step::Create(state) => {
-            let key = keys::generate()?;
+            let key = tokio::task::spawn_blocking(move || keys::generate(algorithm)).await??;
             let sealed = keyring.seal(&Zeroizing::new(key.pkcs8.clone()), aad(&key.kid).as_bytes());
             store::keys::insert(connection, &key, &sealed, *state, now).await?;
             (if *state == State::Active { "key-activated" } else { "key-published" }, key.kid)
@@ -127,7 +132,7 @@ pub(crate) async fn keep_keys(app: App, context: service::Context) {
             () = context.shutdown.cancelled() => return,
         }
         match turn_keys(&app.pool, &app.keyring, &app.keys).await {
-            Ok(keyset) if keyset.active.kid != known.active.kid || keyset.public.keys != known.public.keys => {
+            Ok(keyset) if !keyset.is_same(&known) => {
                 app.issuer.replace_keys(keyset);
                 app.relay.wake();
                 known = app.issuer.keys();
@@ -141,6 +146,9 @@ pub(crate) async fn keep_keys(app: App, context: service::Context) {
 /// Removes the rows of sessions that are long over.
 pub(crate) async fn forget_sessions(app: App, context: service::Context) {
     loop {
+        if let Err(error) = store::delegations::forget(&app.pool, Utc::now() - KEEP_SESSIONS).await {
+            tracing::warn!(%error, "old delegations stay for now");
+        }
         match store::sessions::forget(&app.pool, Utc::now() - KEEP_SESSIONS).await {
             Ok(0) => {}
             Ok(forgotten) => tracing::info!(forgotten, "old sessions forgotten"),

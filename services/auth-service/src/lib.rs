@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod bootstrap;
 pub mod catalogue;
+pub mod client_settings;
 pub mod clients;
 pub mod codes;
 pub mod config;
@@ -47,7 +48,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
 use crate::{
-    hashing::Hashing, network::Networks, refresh_token::Codec, store::throttle::Throttle, telemetry::Metrics,
+    flows::{assertion::RemoteKeys, client_auth::ClientCache}, hashing::Hashing, network::Networks, refresh_token::Codec, store::{replay::Replay, throttle::Throttle}, telemetry::Metrics,
     tokens::Issuer, user_service::UserService,
 };
 
@@ -72,6 +73,9 @@ pub(crate) struct Parts {
     pub(crate) publisher: RevocationPublisher,
     pub(crate) refresh_tokens: Codec,
     pub(crate) users: UserService,
+    pub(crate) clients: ClientCache,
+    pub(crate) remote_keys: RemoteKeys,
+    pub(crate) replay: Replay,
     pub(crate) metrics: Metrics,
     pub(crate) tokens: config::Tokens,
     pub(crate) keys: config::Keys,
@@ -130,11 +134,14 @@ impl App {
         }
         let app = Self(Arc::new(Parts {
             relay: Relay::start(pool.clone(), rabbit.clone(), &context),
-            throttle: Throttle::new(redis, &config.throttle),
+            throttle: Throttle::new(redis.clone(), &config.throttle),
             hashing,
             keyring,
             users: UserService::new(&config.services, issuer.clone(), pool.clone(), &context)?,
             issuer,
+            clients: ClientCache::new(),
+            remote_keys: RemoteKeys::new()?,
+            replay: Replay::new(redis),
             verifier,
             revocations,
             publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
@@ -168,6 +175,8 @@ impl App {
     }
 
     fn router(self) -> OpenApiRouter {
-        routes::all().with_state(self)
+        let routes = routes::all();
+        let metadata = routes::Metadata::of(&self.issuer_url, routes.get_openapi());
+        routes.layer(axum::Extension(metadata)).with_state(self)
     }
 }

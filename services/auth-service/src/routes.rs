@@ -3,12 +3,16 @@
 mod api_keys;
 mod audit;
 mod checks;
+mod client_registration;
 mod clients;
 mod credentials;
+mod delegations;
 mod discovery;
 mod factors;
+mod introspection;
 mod login;
 mod nodes;
+mod oauth;
 mod origin;
 mod passwords;
 mod registration;
@@ -17,6 +21,8 @@ mod token;
 
 use axum::http::{HeaderValue, header};
 use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub(crate) use discovery::Metadata;
 
 use crate::App;
 
@@ -67,8 +73,13 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(audit::get_checkpoint))
         .routes(routes!(audit::export_audit))
         .routes(routes!(token::issue_token))
+        .routes(routes!(introspection::introspect_token))
+        .routes(routes!(introspection::revoke_token))
+        .routes(routes!(delegations::list_delegations, delegations::end_delegations))
+        .routes(routes!(client_registration::register_client))
+        .routes(routes!(client_registration::read_registration, client_registration::change_registration, client_registration::end_registration))
         .routes(routes!(clients::list_clients, clients::create_client))
-        .routes(routes!(clients::get_client, clients::delete_client))
+        .routes(routes!(clients::get_client, clients::put_client, clients::patch_client, clients::delete_client))
         .routes(routes!(clients::rotate_client_secret))
         .routes(routes!(discovery::get_jwks))
         .routes(routes!(discovery::get_openid_configuration))
@@ -101,6 +112,18 @@ pub(in crate::routes) mod permissions {
 
     impl Permission for CanWriteClients {
         const NAME: &'static str = "clients:write";
+    }
+
+    pub(in crate::routes) struct CanWriteSessions;
+
+    impl Permission for CanWriteSessions {
+        const NAME: &'static str = "sessions:write";
+    }
+
+    pub(in crate::routes) struct CanRegisterClients;
+
+    impl Permission for CanRegisterClients {
+        const NAME: &'static str = "clients:register";
     }
 
     pub(in crate::routes) struct CanWriteCredentials;

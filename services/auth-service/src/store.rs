@@ -5,12 +5,15 @@ pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod clients;
 pub(crate) mod credentials;
+pub(crate) mod delegations;
 pub(crate) mod factors;
+pub(crate) mod families;
 pub(crate) mod grants;
 pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod nodes;
 pub(crate) mod registrations;
+pub(crate) mod replay;
 pub(crate) mod sessions;
 pub(crate) mod throttle;
 

@@ -7,7 +7,7 @@ use axum::response::IntoResponse as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use kronos_common::{
-    identity::{Verifier, permission::bearer, permission_matches},
+    identity::{Verifier, permission_matches},
     leftover,
     problem::Problem,
     telemetry,
@@ -245,12 +245,12 @@ async fn authenticate(gateway: &Gateway, route: &Route, arrived: &mut Arrived) -
     if !route.takes_token {
         return Ok(());
     }
-    let token = match bearer(&arrived.parts.headers) {
-        Ok(token) => token,
+    let parts = &arrived.parts;
+    let claims = match gateway.verifier.authenticate(&parts.method, &parts.uri, &parts.headers).await {
+        Ok(claims) => claims,
         Err(problem) if problem.code() == "token_missing" && route.takes_anonymous => return Ok(()),
         Err(problem) => return Err(problem),
     };
-    let claims = gateway.verifier.verify(token).await?;
     if let Some(permission) = &route.permission
         && !claims.permissions.iter().any(|granted| permission_matches(granted, permission))
     {

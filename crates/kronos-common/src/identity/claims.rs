@@ -36,6 +36,32 @@ pub struct Claims {
     /// The user's name; absent for client credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// What was granted, separated by spaces (RFC 9068 section 2.2.3); absent for a login without OAuth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Who acts for the subject (RFC 8693 section 4.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Actor>,
+    /// The key that whoever shows the token must hold (RFC 7800, RFC 9449 section 6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
+}
+
+/// Somebody who acts for the subject of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// A user's or a client's id.
+    pub sub: String,
+    /// The actor's own session: the token ends with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
+}
+
+/// The key that a token is bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Thumbprint of the key (RFC 7638) of DPoP proofs.
+    pub jkt: String,
 }
 
 impl Claims {

@@ -71,8 +71,7 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let token = bearer(&parts.headers)?;
-        let claims = Verifier::from_ref(state).verify(token).await?;
+        let claims = Verifier::from_ref(state).authenticate(&parts.method, &parts.uri, &parts.headers).await?;
         Ok(Self { claims })
     }
 }
@@ -105,23 +104,52 @@ where
     }
 }
 
+/// How a token is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Whoever has it may use it (RFC 6750).
+    Bearer,
+    /// With a proof of its key (RFC 9449).
+    Dpop,
+}
+
 /// The token of `Authorization: Bearer …` (RFC 6750 section 2.1; never from the query or a form).
 ///
 /// # Errors
 /// 401 `token_missing` without the header, `token_malformed` with another scheme, two headers, or odd characters.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    match presented(headers)? {
+        (Scheme::Bearer, token) => Ok(token),
+        (Scheme::Dpop, _) => Err(malformed()),
+    }
+}
+
+/// The token of `Authorization: Bearer …` or `Authorization: DPoP …`, unproved.
+///
+/// # Errors
+/// As [`bearer`].
+pub fn presented(headers: &HeaderMap) -> Result<(Scheme, &str), Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Err(Problem::unauthorized("token_missing", "send a token: `Authorization: Bearer …`"));
     };
-    let token = value.to_str().ok().filter(|_| values.next().is_none()).and_then(|value| {
+    let shown = value.to_str().ok().filter(|_| values.next().is_none()).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         let token = token.trim_matches(' ');
         let plain =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.bytes().all(plain)).then_some(token)
+        let scheme = match scheme {
+            scheme if scheme.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+            scheme if scheme.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+            _ => return None,
+        };
+        (!token.is_empty() && token.bytes().all(plain)).then_some((scheme, token))
     });
-    token.ok_or_else(|| Problem::unauthorized("token_malformed", "send exactly one header `Authorization: Bearer …`"))
+    shown.ok_or_else(malformed)
+}
+
+fn malformed() -> Problem {
+    Problem::unauthorized("token_malformed", "send exactly one header `Authorization: Bearer …`")
 }
 
 /// Whether a granted permission covers a wanted one. Both have segments with `:` between; `*` in the granted one stands for

@@ -51,9 +51,9 @@ pub enum Revocation {
         /// The first epoch that is good.
         epoch: i64,
     },
-    /// Every token of one session.
+    /// Every token of one session, or one token.
     Session {
-        /// The session's id.
+        /// The session's id, or the token's (`jti`).
         sid: String,
         /// Unix seconds until which it is remembered: when the session's last token has ended.
         until: i64,
@@ -189,9 +189,28 @@ impl Revocations {
     pub fn is_revoked(&self, claims: &Claims) -> bool {
         let maps = self.0.maps.read().expect("no holder panics");
         let earlier = |epoch: Option<&Epoch>| epoch.is_some_and(|epoch| claims.epoch < epoch.first_good);
+        let ended = |id: &String| maps.sessions.contains_key(id);
         earlier(maps.subjects.get(&claims.sub))
-            || (claims.is_client() && earlier(maps.clients.get(&claims.client_id)))
-            || claims.sid.as_ref().is_some_and(|sid| maps.sessions.contains_key(sid))
+            || earlier(maps.clients.get(&claims.sub))
+            || (!maps.sessions.is_empty()
+                && (ended(&claims.jti)
+                    || claims.sid.as_ref().is_some_and(ended)
+                    || claims.act.as_ref().and_then(|actor| actor.sid.as_ref()).is_some_and(ended)))
+    }
+
+    /// The first epoch of a user that is good, if it moved within the longest token life.
+    pub fn subject_epoch(&self, subject: &str) -> Option<i64> {
+        self.0.maps.read().expect("no holder panics").subjects.get(subject).map(|epoch| epoch.first_good)
+    }
+
+    /// The first epoch of a client that is good, if it moved within the longest token life.
+    pub fn client_epoch(&self, client_id: &str) -> Option<i64> {
+        self.0.maps.read().expect("no holder panics").clients.get(client_id).map(|epoch| epoch.first_good)
+    }
+
+    /// Whether Redis was heard of lately: what is not in the maps then was not revoked.
+    pub fn is_current(&self) -> bool {
+        self.age() < STALE_AFTER
     }
 
     /// Takes one revocation at once, here only; publishing it to others is `RevocationPublisher`'s work.
@@ -269,6 +288,9 @@ mod tests {
             permissions: vec![],
             epoch,
             username: None,
+            scope: None,
+            act: None,
+            cnf: None,
         }
     }
 
@@ -288,6 +310,22 @@ mod tests {
         revocations.apply(&Revocation::Client { client_id: "web".into(), epoch: 1 });
         assert!(revocations.is_revoked(&claims("web", "web", 0, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 0, None)));
+        assert!(revocations.is_revoked(&claims("web", "desk", 0, None)), "nor may anybody act for it any more");
+    }
+
+    #[test]
+    fn one_token_ends_by_its_own_id_and_an_actors_with_the_actors_session() {
+        let revocations = Revocations::none();
+        let plain = claims("ada", "web", 9, Some("t"));
+        let acting = Claims {
+            jti: "k".into(),
+            act: Some(super::super::claims::Actor { sub: "bob".into(), sid: Some("b".into()) }),
+            ..plain.clone()
+        };
+        revocations.apply(&Revocation::Session { sid: "b".into(), until: 100 });
+        assert!(revocations.is_revoked(&acting) && !revocations.is_revoked(&plain));
+        revocations.apply(&Revocation::Session { sid: "j".into(), until: 100 });
+        assert!(revocations.is_revoked(&plain));
     }
 
     #[test]

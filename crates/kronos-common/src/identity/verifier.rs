@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::FutureExt as _;
 use jsonwebtoken::Algorithm;
@@ -17,7 +18,9 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Claims, JwkSet, LONGEST_TOKEN_LIFE_SECONDS, Revocations,
     api_key::{self, ApiKeys, Exchange},
+    dpop::{PROOF_LIFE_SECONDS, Proof},
     jwks::{Found, KeyStore, is_plausible_kid},
+    permission::{Scheme, presented},
 };
 use crate::{
     config::Identity,
@@ -28,8 +31,12 @@ use crate::{
 /// Longest token that is looked at, in bytes.
 pub const LONGEST_TOKEN_BYTES: usize = 8 * 1024;
 
+/// What to send instead (RFC 9449 section 7.1).
+const DPOP: HeaderValue = HeaderValue::from_static("DPoP error=\"invalid_token\", algs=\"ES256 EdDSA RS256\"");
 /// How far clocks may differ, in seconds.
 const LEEWAY_SECONDS: i64 = 5;
+/// Proofs that are remembered.
+const PROOFS_REMEMBERED: u64 = 200_000;
 /// Bytes of tokens that are remembered.
 const MEMORY_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -44,6 +51,8 @@ struct Inner {
     memory: Cache<[u8; 32], Remembered>,
     revocations: Revocations,
     api_keys: OnceLock<ApiKeys>,
+    /// Proofs that were shown to this instance while they were young enough to be shown again.
+    proofs: Cache<[u8; 32], ()>,
 }
 
 #[derive(Clone)]
@@ -112,6 +121,10 @@ impl Verifier {
             memory,
             revocations,
             api_keys: OnceLock::new(),
+            proofs: Cache::builder()
+                .max_capacity(PROOFS_REMEMBERED)
+                .time_to_live(Duration::from_secs(2 * PROOF_LIFE_SECONDS.unsigned_abs()))
+                .build(),
         }))
     }
 
@@ -127,13 +140,57 @@ impl Verifier {
         }
     }
 
-    /// The claims of a token that may be believed now.
+    /// The claims of a bearer token that may be believed now. A token that is bound to a key is none.
     ///
     /// # Errors
-    /// 401 `token_malformed`, `token_invalid`, `token_expired`, `token_revoked`; 503 while no key set was ever read.
+    /// 401 `token_malformed`, `token_invalid`, `token_expired`, `token_revoked`, `token_bound`; 503 while no key set was
+    /// ever read.
     pub async fn verify(&self, token: &str) -> Result<Arc<Claims>, Problem> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.verify_at(token, now.try_into().unwrap_or(i64::MAX)).await
+        let claims = self.inspect(token).await?;
+        if claims.cnf.is_some() {
+            let detail = "the token is bound to a key: send `Authorization: DPoP …` with a proof";
+            return Err(Problem::unauthorized("token_bound", detail).with_header(header::WWW_AUTHENTICATE, DPOP));
+        }
+        Ok(claims)
+    }
+
+    /// The claims of a token that is good now, whoever shows it: for who is asked about tokens, not for who is asked by one.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), without `token_bound`.
+    pub async fn inspect(&self, token: &str) -> Result<Arc<Claims>, Problem> {
+        self.verify_at(token, seconds_now()).await
+    }
+
+    /// Whoever sent this request: a bearer token, or a token and the proof of its key (RFC 9449). A proof is for the address
+    /// as the gateway shows it, and good once at each instance.
+    ///
+    /// # Errors
+    /// 401 `token_missing`, `proof_invalid`, and those of [`verify`](Self::verify).
+    pub async fn authenticate(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Arc<Claims>, Problem> {
+        let (scheme, token) = presented(headers)?;
+        if scheme == Scheme::Bearer {
+            return self.verify(token).await;
+        }
+        let claims = self.inspect(token).await?;
+        let refuse = |detail: &'static str| {
+            Problem::unauthorized("proof_invalid", detail).with_header(header::WWW_AUTHENTICATE, DPOP)
+        };
+        let bound = claims.cnf.as_ref().ok_or_else(|| refuse("the token is not bound to a key: send it as Bearer"))?;
+        let mut proofs = headers.get_all("dpop").iter();
+        let (Some(proof), None) = (proofs.next(), proofs.next()) else {
+            return Err(refuse("send exactly one header `DPoP`"));
+        };
+        let proof = proof.to_str().map_err(|_| refuse("the proof is no JWT"))?;
+        let address = format!("{}{}", self.0.issuer.trim_end_matches('/'), uri.path());
+        let proof = Proof::check(proof, method.as_str(), &address, Some(token), seconds_now()).map_err(refuse)?;
+        if proof.jkt != bound.jkt {
+            return Err(refuse("the proof is of another key than the token's"));
+        }
+        if !self.0.proofs.entry(proof.fingerprint()).or_insert(()).is_fresh() {
+            return Err(refuse("the proof was used before: make one for each request"));
+        }
+        Ok(claims)
     }
 
     async fn verify_at(&self, token: &str, now: i64) -> Result<Arc<Claims>, Problem> {
@@ -236,6 +293,11 @@ impl Verifier {
             && ![&claims.sub, &claims.jti, &claims.client_id].iter().any(|text| text.is_empty());
         if good { Ok(()) } else { Err(invalid()) }
     }
+}
+
+fn seconds_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    now.try_into().unwrap_or(i64::MAX)
 }
 
 fn malformed(detail: &str) -> Problem {

@@ -26,7 +26,9 @@ pub(crate) async fn end(
     if !store::sessions::end(&mut transaction, id, reason, now).await? {
         return Ok(false);
     }
-    revoke(&mut transaction, &[id]).await?;
+    let mut ended = vec![id];
+    ended.extend(store::sessions::end_children(&mut transaction, id, reason, now).await?);
+    revoke(&mut transaction, &ended).await?;
     let subject = store::sessions::find(&mut *transaction, id).await?.map(|session| session.user_id.to_string());
     if let Some(cause) = cause {
         store::audit::record(&mut transaction, &cause, now).await?;
@@ -35,7 +37,7 @@ pub(crate) async fn end(
         SecurityEvent { kind: "session-ended", subject, actor: None, data: json!({ "session": id, "reason": reason }) };
     store::audit::record(&mut transaction, &event, now).await?;
     transaction.commit().await?;
-    after_commit(app, &[id]).await;
+    after_commit(app, &ended).await;
     Ok(true)
 }
 
@@ -95,7 +97,7 @@ pub(crate) async fn after_commit(app: &App, ended: &[Uuid]) {
     }
 }
 
-async fn revoke(connection: &mut PgConnection, sessions: &[Uuid]) -> sqlx::Result<()> {
+pub(super) async fn revoke(connection: &mut PgConnection, sessions: &[Uuid]) -> sqlx::Result<()> {
     for id in sessions {
         RevocationPublisher::in_transaction(connection, &Revocation::session_now(id.to_string())).await?;
     }

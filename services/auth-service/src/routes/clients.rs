@@ -13,6 +13,7 @@ use kronos_common::{
     problem::{Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
@@ -21,8 +22,10 @@ use super::{
 };
 use crate::{
     App,
-    clients::{Client, GrantType, LONGEST_SECRET, SHORTEST_SECRET, is_permission},
-    flows::clients::{NewRegistration, create, delete, rotate_secret},
+    client_settings::Settings,
+    clients::{AuthMethod, Client, GrantType, LONGEST_SECRET, SHORTEST_SECRET, is_permission},
+    flows::clients::{NewRegistration, change, create, delete, rotate_secret},
+    keys::Algorithm,
     store,
 };
 
@@ -88,6 +91,7 @@ impl TryFrom<String> for GrantedPermission {
     }
 }
 
+/// A client to make. What is absent has its default.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct CreateClient {
@@ -102,14 +106,92 @@ pub(super) struct CreateClient {
     #[serde(default)]
     #[schema(max_items = 200)]
     permissions: Vec<GrantedPermission>,
+    /// Needed for `authorization_code`; compared byte for byte.
+    redirect_uris: Option<Vec<String>>,
+    post_logout_redirect_uris: Option<Vec<String>>,
+    /// `client_secret_basic` if absent.
+    token_endpoint_auth_method: Option<AuthMethod>,
+    /// True if absent.
+    require_pkce: Option<bool>,
+    /// A JWK set with the keys of `private_key_jwt`.
+    jwks: Option<Value>,
+    /// Or where one is read.
+    jwks_uri: Option<String>,
+    /// Of `openid profile email offline_access`; all if absent.
+    scopes: Option<Vec<String>>,
+    /// Audiences beside Kronos itself that its tokens may be for.
+    resources: Option<Vec<String>>,
+    /// Needs `*:*`.
+    first_party: Option<bool>,
+    /// `RS256` if absent.
+    id_token_signed_response_alg: Option<Algorithm>,
+    dpop_bound_access_tokens: Option<bool>,
 }
 
-/// A new client, with its secret.
+/// What changes of a client. With PATCH absent members stay as they are, with PUT they become their defaults.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ChangeClient {
+    name: Option<ClientName>,
+    #[schema(min_items = 1)]
+    grant_types: Option<Vec<GrantType>>,
+    #[schema(max_items = 200)]
+    permissions: Option<Vec<GrantedPermission>>,
+    redirect_uris: Option<Vec<String>>,
+    post_logout_redirect_uris: Option<Vec<String>>,
+    token_endpoint_auth_method: Option<AuthMethod>,
+    require_pkce: Option<bool>,
+    /// Takes the place of `jwksUri`.
+    jwks: Option<Value>,
+    /// Takes the place of `jwks`.
+    jwks_uri: Option<String>,
+    scopes: Option<Vec<String>>,
+    resources: Option<Vec<String>>,
+    first_party: Option<bool>,
+    id_token_signed_response_alg: Option<Algorithm>,
+    dpop_bound_access_tokens: Option<bool>,
+}
+
+impl ChangeClient {
+    fn apply(self, mut to: Settings) -> Settings {
+        fn set<T>(field: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *field = value;
+            }
+        }
+        set(&mut to.name, self.name.map(|name| name.0));
+        set(&mut to.grant_types, self.grant_types.map(|grants| sorted(grants.iter().map(|grant| grant.name().into()))));
+        set(&mut to.permissions, self.permissions.map(|held| sorted(held.into_iter().map(|held| held.0))));
+        set(&mut to.redirect_uris, self.redirect_uris);
+        set(&mut to.post_logout_redirect_uris, self.post_logout_redirect_uris);
+        set(&mut to.token_endpoint_auth_method, self.token_endpoint_auth_method);
+        set(&mut to.require_pkce, self.require_pkce);
+        if self.jwks.is_some() || self.jwks_uri.is_some() {
+            (to.jwks, to.jwks_uri) = (self.jwks, self.jwks_uri);
+        }
+        set(&mut to.scopes, self.scopes);
+        set(&mut to.resources, self.resources);
+        set(&mut to.first_party, self.first_party);
+        set(&mut to.id_token_signed_response_alg, self.id_token_signed_response_alg);
+        set(&mut to.dpop_bound_access_tokens, self.dpop_bound_access_tokens);
+        to
+    }
+}
+
+fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
+    let mut items: Vec<String> = items.collect();
+    items.sort();
+    items.dedup();
+    items
+}
+
+/// A client, with its secret if a new one was made.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreatedClient {
-    /// Shown this once.
-    client_secret: String,
+    /// Shown this once; absent for a client that needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_secret: Option<String>,
     #[serde(flatten)]
     client: Client,
 }
@@ -167,26 +249,82 @@ pub(super) async fn create_client(
     allowed: Allowed<CanWriteClients>,
     Json(body): Json<CreateClient>,
 ) -> Result<Response> {
-    if body.grant_types.is_empty() {
-        return Err(Problem::field("/grantTypes", "too_few", "at least 1 items"));
-    }
-    if body.permissions.len() > 200 {
-        return Err(Problem::field("/permissions", "too_many", "at most 200 items"));
-    }
-    let mut permissions: Vec<String> = body.permissions.into_iter().map(|permission| permission.0).collect();
-    permissions.sort();
-    permissions.dedup();
-    let new = NewRegistration {
-        client_id: body.client_id.map(|id| id.0),
-        client_secret: body.client_secret.map(|secret| secret.0),
-        name: body.name.0,
-        grant_types: vec!["client_credentials".to_owned()],
-        permissions,
+    let CreateClient { client_id, client_secret, name, grant_types, permissions, .. } = body;
+    let rest = ChangeClient {
+        name: None,
+        grant_types: Some(grant_types),
+        permissions: Some(permissions),
+        redirect_uris: body.redirect_uris,
+        post_logout_redirect_uris: body.post_logout_redirect_uris,
+        token_endpoint_auth_method: body.token_endpoint_auth_method,
+        require_pkce: body.require_pkce,
+        jwks: body.jwks,
+        jwks_uri: body.jwks_uri,
+        scopes: body.scopes,
+        resources: body.resources,
+        first_party: body.first_party,
+        id_token_signed_response_alg: body.id_token_signed_response_alg,
+        dpop_bound_access_tokens: body.dpop_bound_access_tokens,
     };
-    let (client, client_secret) = create(&app, &allowed.caller, new).await?;
-    let location = format!("/oauth/clients/{}", client.client_id);
-    let body = Json(CreatedClient { client_secret, client });
+    let new = NewRegistration {
+        client_id: client_id.map(|id| id.0),
+        client_secret: client_secret.map(|secret| secret.0),
+        settings: rest.apply(Settings::of_program(&name.0, Vec::new())),
+        self_administered: false,
+    };
+    let made = create(&app, &allowed.caller, new).await?;
+    let location = format!("/oauth/clients/{}", made.client.client_id);
+    let body = Json(CreatedClient { client_secret: made.secret, client: made.client });
     Ok((StatusCode::CREATED, NO_STORE, [(header::LOCATION, location)], body).into_response())
+}
+
+/// Changes the members that are sent. What the client's own tokens hang on ends them.
+#[utoipa::path(
+    patch, path = "/oauth/clients/{clientId}", tag = "auth-service", security(("bearer" = [])),
+    params(("clientId" = String, Path, description = "The client")), request_body = ChangeClient,
+    responses(
+        (status = 200, description = "Changed; with a secret, shown this once, if it needs one now", body = CreatedClient),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `clients:write` and all that the client may do before and after", body = ProblemBody),
+        (status = 404, description = "No such client", body = ProblemBody),
+        (status = 422, description = "Bad fields", body = ProblemBody),
+    )
+)]
+pub(super) async fn patch_client(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteClients>,
+    Path(client_id): Path<String>,
+    Json(body): Json<ChangeClient>,
+) -> Result<Response> {
+    let made = change(&app, &allowed.caller, &client_id, |before| Ok(body.apply(before))).await?;
+    Ok((NO_STORE, Json(CreatedClient { client_secret: made.secret, client: made.client })).into_response())
+}
+
+/// Replaces a client's settings; what is absent becomes its default.
+#[utoipa::path(
+    put, path = "/oauth/clients/{clientId}", tag = "auth-service", security(("bearer" = [])),
+    params(("clientId" = String, Path, description = "The client")), request_body = ChangeClient,
+    responses(
+        (status = 200, description = "Replaced; with a secret, shown this once, if it needs one now", body = CreatedClient),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `clients:write` and all that the client may do before and after", body = ProblemBody),
+        (status = 404, description = "No such client", body = ProblemBody),
+        (status = 422, description = "Bad fields; `name` and `grantTypes` are needed", body = ProblemBody),
+    )
+)]
+pub(super) async fn put_client(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteClients>,
+    Path(client_id): Path<String>,
+    Json(body): Json<ChangeClient>,
+) -> Result<Response> {
+    for (member, is_absent) in [("/name", body.name.is_none()), ("/grantTypes", body.grant_types.is_none())] {
+        if is_absent {
+            return Err(Problem::field(member, "required", "is needed to replace a client"));
+        }
+    }
+    let made = change(&app, &allowed.caller, &client_id, |_| Ok(body.apply(Settings::of_program("", Vec::new())))).await?;
+    Ok((NO_STORE, Json(CreatedClient { client_secret: made.secret, client: made.client })).into_response())
 }
 
 /// Shows a client.
@@ -225,7 +363,7 @@ pub(super) async fn delete_client(
     allowed: Allowed<CanWriteClients>,
     Path(client_id): Path<String>,
 ) -> Result<StatusCode> {
-    delete(&app, &allowed.caller, &client_id).await?;
+    delete(&app, allowed.caller.subject(), &client_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,245 +1,124 @@
-//! The token endpoint of OAuth 2.1 (RFC 6749): form in, JSON out. Its errors have the members that OAuth clients read and those
-//! of a problem; the media type is `application/json` for who asks for it, as OAuth clients do.
+//! The token endpoint of OAuth 2.1 (RFC 6749): form in, JSON out. Each grant is a module below.
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use kronos_common::{
-    extract::{Bytes, Json},
-    problem::{self, Problem, ProblemBody},
-};
-use serde::{Deserialize, Serialize};
-use url::form_urlencoded;
+mod client_credentials;
+mod exchange;
+mod refresh_token;
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+use kronos_common::{extract::Bytes, problem::Problem};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::NO_STORE;
+use super::oauth::{self, Form, TokenError};
 use crate::{
     App,
-    flows::{
-        clients::{TokenRefusal, client_credentials},
-        refresh,
-    },
-    tokens::LOGIN_CLIENT,
+    clients::{GrantType, Registered},
+    flows::{dpop, issue, issue::TokenAnswer},
 };
 
+const PATH: &str = "/oauth/token";
+
 /// The form's fields; others are ignored (RFC 6749 section 3.2).
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "describes the form, which is read field by field")]
 pub(super) struct TokenRequest {
-    /// `client_credentials` or `refresh_token`.
-    grant_type: Option<String>,
-    /// Permissions, separated by spaces: fewer than the client holds.
+    grant_type: GrantType,
+    /// Permissions and `openid profile email offline_access`, separated by spaces: less than what may be had.
     scope: Option<String>,
     /// Unless HTTP Basic is used.
     client_id: Option<String>,
     client_secret: Option<String>,
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`
+    client_assertion_type: Option<String>,
+    /// Signed by the client (RFC 7523).
+    client_assertion: Option<String>,
     refresh_token: Option<String>,
+    /// Whom the token is for (RFC 8707), as often as needed.
+    resource: Option<String>,
+    /// Of an exchange (RFC 8693): the token, or the node, for whom somebody acts.
+    subject_token: Option<String>,
+    subject_token_type: Option<String>,
+    actor_token: Option<String>,
+    actor_token_type: Option<String>,
+    /// Of an exchange: the ticket with which the acting ends.
+    ticket: Option<String>,
 }
 
-/// RFC 6749 section 5.1.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TokenAnswer {
-    access_token: String,
-    token_type: &'static str,
-    expires_in: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<String>,
+/// A request that came this far: who sends it, and which key it proved.
+struct Asked<'a> {
+    app: &'a App,
+    client: Arc<Registered>,
+    form: &'a Form,
+    dpop_jkt: Option<String>,
 }
 
-/// RFC 6749 section 5.2, and a problem.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TokenError {
-    /// As `code`.
-    error: String,
-    /// As `detail`.
-    error_description: String,
-    #[serde(flatten)]
-    problem: ProblemBody,
+impl Asked<'_> {
+    /// # Errors
+    /// 400 `unauthorized_client`.
+    fn may_use(&self, grant: GrantType) -> Result<(), Problem> {
+        if self.client.client.may_use(grant) {
+            Ok(())
+        } else {
+            let detail = format!("this client may not use the grant {}", grant.name());
+            Err(Problem::bad_request("unauthorized_client", detail))
+        }
+    }
+
+    /// Whom the token is for.
+    ///
+    /// # Errors
+    /// 400 `invalid_target`.
+    fn audience(&self) -> Result<Vec<String>, Problem> {
+        issue::audience(self.app, &self.client.client, &self.form.all("resource")).map_err(|unknown| {
+            Problem::bad_request("invalid_target", format!("this client is not registered for the resource {unknown}"))
+        })
+    }
 }
 
-/// A client as it shows itself. Of a secret in HTTP Basic there are two readings: as the RFC has it (form-encoded) and as many
-/// clients send it.
-struct Shown {
-    client_id: String,
-    secrets: Vec<String>,
-    basic: bool,
-}
-
-/// Issues access tokens to OAuth clients.
+/// Issues tokens to OAuth clients.
+///
+/// With a header `DPoP` (RFC 9449) they are bound to the proof's key.
 #[utoipa::path(
     post, path = "/oauth/token", tag = "auth-service",
     request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
+    params(("DPoP" = Option<String>, Header, description = "A proof: the tokens are bound to its key")),
     responses(
         (status = 200, description = "A token", body = TokenAnswer),
-        (status = 400, description = "`invalid_request`, `invalid_grant`, `invalid_scope`, `unauthorized_client`, `unsupported_grant_type`", body = TokenError),
+        (status = 400, description = "`invalid_request`, `invalid_grant`, `invalid_scope`, `invalid_target`, `unauthorized_client`, `unsupported_grant_type`, `invalid_dpop_proof`", body = TokenError),
         (status = 401, description = "`invalid_client`", body = TokenError),
         (status = 415, description = "Not a form", body = TokenError),
         (status = 503, description = "Try again", body = TokenError),
     )
 )]
 pub(super) async fn issue_token(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Response {
-    match answer(&app, &headers, &body.0).await {
-        Ok(answer) => (NO_STORE, Json(answer)).into_response(),
-        Err(problem) => refuse(problem, &headers),
+    oauth::answer(grant(&app, &headers, &body.0).await, &headers)
+}
+
+async fn grant(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnswer, Problem> {
+    let form = Form::read(headers, body)?;
+    let grant_type = form.need("grant_type")?;
+    if grant_type == "refresh_token" && refresh_token::is_of_a_login(app, headers, &form) {
+        return refresh_token::of_a_login(app, &form).await;
     }
-}
-
-async fn answer(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnswer, Problem> {
-    let form = read_form(headers, body)?;
-    match form.grant_type.as_deref() {
-        Some("client_credentials") => {
-            let shown = read_client(headers, &form)?;
-            let issued = client_credentials(app, &shown.client_id, &shown.secrets, form.scope.as_deref()).await;
-            let (issued, permissions) = issued.map_err(|refusal| explain(refusal, shown.basic))?;
-            Ok(TokenAnswer {
-                access_token: issued.token,
-                token_type: "Bearer",
-                expires_in: issued.expires_in,
-                scope: Some(permissions.join(" ")),
-                refresh_token: None,
-            })
-        }
-        Some("refresh_token") => {
-            let token = form.refresh_token.as_deref();
-            let token = token.ok_or_else(|| bad_request("invalid_request", "refresh_token is missing"))?;
-            // Refresh tokens are given to the public login client alone, which has no secret to show.
-            if form.client_id.as_deref().is_some_and(|client_id| client_id != LOGIN_CLIENT) {
-                return Err(bad_request("invalid_grant", "the refresh token is not this client's"));
-            }
-            let pair = refresh::refresh(app, token).await.map_err(|problem| match problem.status() {
-                StatusCode::UNAUTHORIZED | StatusCode::CONFLICT => bad_request("invalid_grant", problem.detail()),
-                _ => problem,
-            })?;
-            Ok(TokenAnswer {
-                access_token: pair.access_token,
-                token_type: pair.token_type,
-                expires_in: pair.expires_in,
-                scope: None,
-                refresh_token: Some(pair.refresh_token),
-            })
-        }
-        Some(_) => {
-            let detail = "grant_type is client_credentials or refresh_token";
-            Err(bad_request("unsupported_grant_type", detail))
-        }
-        None => Err(bad_request("invalid_request", "grant_type is missing")),
-    }
-}
-
-fn read_form(headers: &HeaderMap, body: &[u8]) -> Result<TokenRequest, Problem> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        let detail = "send the body as `Content-Type: application/x-www-form-urlencoded`";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-    }
-    let mut form = TokenRequest::default();
-    for (name, value) in form_urlencoded::parse(body) {
-        let field = match &*name {
-            "grant_type" => &mut form.grant_type,
-            "scope" => &mut form.scope,
-            "client_id" => &mut form.client_id,
-            "client_secret" => &mut form.client_secret,
-            "refresh_token" => &mut form.refresh_token,
-            _ => continue,
-        };
-        if field.replace(value.into_owned()).is_some() {
-            return Err(bad_request("invalid_request", format!("{name} is there twice")));
-        }
-    }
-    Ok(form)
-}
-
-fn read_client(headers: &HeaderMap, form: &TokenRequest) -> Result<Shown, Problem> {
-    match headers.get(header::AUTHORIZATION) {
-        Some(_) if form.client_secret.is_some() => {
-            Err(bad_request("invalid_request", "show the secret once: in the header or in the form"))
-        }
-        Some(value) => {
-            let shown = value.to_str().ok().and_then(read_basic).ok_or_else(|| invalid_client(true))?;
-            if form.client_id.as_ref().is_some_and(|client_id| *client_id != shown.client_id) {
-                return Err(bad_request("invalid_request", "the header and the form name different clients"));
-            }
-            Ok(shown)
-        }
-        None => match (&form.client_id, &form.client_secret) {
-            (Some(client_id), Some(secret)) => {
-                Ok(Shown { client_id: client_id.clone(), secrets: vec![secret.clone()], basic: false })
-            }
-            _ => Err(invalid_client(true)),
-        },
-    }
-}
-
-fn read_basic(value: &str) -> Option<Shown> {
-    let (scheme, encoded) = value.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (client_id, secret) = text.split_once(':')?;
-    let mut secrets = vec![secret.to_owned()];
-    secrets.extend(form_decode(secret).filter(|decoded| decoded != secret));
-    Some(Shown { client_id: form_decode(client_id)?, secrets, basic: true })
-}
-
-/// One form-encoded value.
-fn form_decode(text: &str) -> Option<String> {
-    form_urlencoded::parse(text.replace(['&', '='], "").as_bytes()).next().map(|(name, _)| name.into_owned())
-}
-
-fn explain(refusal: TokenRefusal, basic: bool) -> Problem {
-    match refusal {
-        TokenRefusal::InvalidClient => invalid_client(basic),
-        TokenRefusal::UnauthorizedClient => {
-            bad_request("unauthorized_client", "this client may not use this grant type")
-        }
-        TokenRefusal::InvalidScope(missing) => {
-            bad_request("invalid_scope", format!("this client does not hold {missing}"))
-        }
-        TokenRefusal::Failed(problem) => problem,
-    }
-}
-
-fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::bad_request(code, detail)
-}
-
-/// The same for an unknown client and a wrong secret.
-fn invalid_client(basic: bool) -> Problem {
-    let problem =
-        Problem::new(StatusCode::UNAUTHORIZED, "invalid_client", "the client is unknown, or its secret is wrong");
-    if basic {
-        let challenge = HeaderValue::from_static("Basic realm=\"kronos\", charset=\"UTF-8\"");
-        problem.with_header(header::WWW_AUTHENTICATE, challenge)
-    } else {
-        problem
-    }
-}
-
-/// The problem's own answer, with the members of RFC 6749 in its body.
-fn refuse(problem: Problem, headers: &HeaderMap) -> Response {
-    let mut wanted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    let media_type = if wanted.any(|accept| accept.contains("application/json")) {
-        "application/json"
-    } else {
-        problem::CONTENT_TYPE
+    let Some(grant_type) = GrantType::ALL.into_iter().find(|known| known.name() == grant_type) else {
+        return Err(Problem::bad_request("unsupported_grant_type", "there is no such grant here"));
     };
-    let body = problem.body();
-    let error = match problem.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "invalid_request".to_owned(),
-        status if status.is_server_error() => "temporarily_unavailable".to_owned(),
-        _ => body.code.clone(),
-    };
-    let body = TokenError { error, error_description: body.detail.clone(), problem: body };
-    let mut response = problem.into_response();
-    *response.body_mut() = Json(body).into_response().into_body();
-    let headers = response.headers_mut();
-    headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response
+    let client = oauth::authenticate(app, headers, &form).await?;
+    let proofs: Vec<&str> = headers.get_all("dpop").iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    let dpop_jkt = dpop::proved_key(app, &proofs, "POST", PATH).await?;
+    if client.client.dpop_bound_access_tokens && dpop_jkt.is_none() {
+        return Err(Problem::bad_request("invalid_dpop_proof", "this client's tokens are bound to a key: send a proof"));
+    }
+    let asked = Asked { app, client, form: &form, dpop_jkt };
+    asked.may_use(grant_type)?;
+    match grant_type {
+        GrantType::ClientCredentials => client_credentials::grant(asked),
+        GrantType::RefreshToken => refresh_token::grant(asked).await,
+        GrantType::TokenExchange => exchange::grant(asked).await,
+        GrantType::AuthorizationCode | GrantType::DeviceCode => {
+            Err(Problem::bad_request("unsupported_grant_type", "there is no such grant here yet"))
+        }
+    }
 }

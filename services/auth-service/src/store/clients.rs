@@ -4,48 +4,34 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::is_storable;
-use crate::clients::{Client, StoredSecrets};
+use crate::{
+    client_settings::Settings,
+    clients::{Client, Registered},
+};
 
 /// What `insert` writes.
 pub(crate) struct NewClient<'a> {
     pub client_id: &'a str,
-    pub name: &'a str,
-    pub secret_hash: &'a [u8],
-    pub grant_types: &'a [String],
-    pub permissions: &'a [String],
+    pub settings: &'a Settings,
+    pub secret_hash: Option<&'a [u8]>,
+    pub registration_token_hash: Option<&'a [u8]>,
     pub epoch: i64,
     pub created_by: &'a str,
 }
 
-/// What the token endpoint needs.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub(crate) struct Authentication {
-    #[sqlx(flatten)]
-    pub secrets: StoredSecrets,
-    pub grant_types: Vec<String>,
-    pub permissions: Vec<String>,
-    pub epoch: i64,
-}
-
-pub(crate) async fn authentication(pool: &PgPool, client_id: &str) -> sqlx::Result<Option<Authentication>> {
+/// A client with what its authentication needs.
+pub(crate) async fn registered(
+    executor: impl PgExecutor<'_>,
+    client_id: &str,
+) -> sqlx::Result<Option<Registered>> {
     if !is_storable(client_id) {
         return Ok(None);
     }
     sqlx::query_as(
-        "select secret_hash, previous_secret_hash, previous_valid_until, grant_types, permissions, epoch
-         from clients where client_id = $1",
-    )
-    .bind(client_id)
-    .fetch_optional(pool)
-    .await
-}
-
-pub(crate) async fn find(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx::Result<Option<Client>> {
-    if !is_storable(client_id) {
-        return Ok(None);
-    }
-    sqlx::query_as(
-        "select client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at
+        "select client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+             token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
+             id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, created_at, updated_at,
+             secret_rotated_at, secret_hash, previous_secret_hash, previous_valid_until, registration_token_hash
          from clients where client_id = $1",
     )
     .bind(client_id)
@@ -53,18 +39,17 @@ pub(crate) async fn find(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx
     .await
 }
 
+pub(crate) async fn find(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx::Result<Option<Client>> {
+    Ok(registered(executor, client_id).await?.map(|registered| registered.client))
+}
+
 /// The same, and nobody changes it until the transaction ends.
 pub(crate) async fn find_for_update(connection: &mut PgConnection, client_id: &str) -> sqlx::Result<Option<Client>> {
     if !is_storable(client_id) {
         return Ok(None);
     }
-    sqlx::query_as(
-        "select client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at
-         from clients where client_id = $1 for update",
-    )
-    .bind(client_id)
-    .fetch_optional(connection)
-    .await
+    sqlx::query("select from clients where client_id = $1 for update").bind(client_id).execute(&mut *connection).await?;
+    find(connection, client_id).await
 }
 
 /// Newest first.
@@ -75,7 +60,10 @@ pub(crate) async fn list(
 ) -> sqlx::Result<Vec<Client>> {
     let (created_at, client_id) = after.unzip();
     sqlx::query_as(
-        "select client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at
+        "select client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+             token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
+             id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, created_at, updated_at,
+             secret_rotated_at
          from clients where $1::timestamptz is null or (created_at, client_id) < ($1, $2)
          order by created_at desc, client_id desc limit $3",
     )
@@ -87,21 +75,82 @@ pub(crate) async fn list(
 }
 
 /// Fails on the constraint `clients_pkey` if the id is taken.
-pub(crate) async fn insert(connection: &mut PgConnection, new: &NewClient<'_>) -> sqlx::Result<Client> {
-    sqlx::query_as(
-        "insert into clients (client_id, name, secret_hash, grant_types, permissions, epoch, created_by)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         returning client_id, name, grant_types, permissions, epoch, created_by, created_at, updated_at, secret_rotated_at",
+pub(crate) async fn insert(connection: &mut PgConnection, new: &NewClient<'_>) -> sqlx::Result<()> {
+    let settings = new.settings;
+    sqlx::query(
+        "insert into clients
+             (client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+              token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
+              id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, secret_hash,
+              registration_token_hash, secret_rotated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+             case when $18::bytea is not null then now() end)",
     )
     .bind(new.client_id)
-    .bind(new.name)
-    .bind(new.secret_hash)
-    .bind(new.grant_types)
-    .bind(new.permissions)
+    .bind(&settings.name)
+    .bind(&settings.grant_types)
+    .bind(&settings.permissions)
+    .bind(&settings.redirect_uris)
+    .bind(&settings.post_logout_redirect_uris)
+    .bind(settings.token_endpoint_auth_method)
+    .bind(settings.require_pkce)
+    .bind(&settings.jwks)
+    .bind(&settings.jwks_uri)
+    .bind(&settings.scopes)
+    .bind(&settings.resources)
+    .bind(settings.first_party)
+    .bind(settings.id_token_signed_response_alg)
+    .bind(settings.dpop_bound_access_tokens)
     .bind(new.epoch)
     .bind(new.created_by)
-    .fetch_one(connection)
-    .await
+    .bind(new.secret_hash)
+    .bind(new.registration_token_hash)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// New settings; `secret_hash` is set if there is a new one, and erased if the method needs none.
+pub(crate) async fn update(
+    connection: &mut PgConnection,
+    client_id: &str,
+    settings: &Settings,
+    secret_hash: Option<&[u8]>,
+    epoch: i64,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update clients
+         set name = $2, grant_types = $3, permissions = $4, redirect_uris = $5, post_logout_redirect_uris = $6,
+             token_endpoint_auth_method = $7, require_pkce = $8, jwks = $9, jwks_uri = $10, scopes = $11,
+             resources = $12, first_party = $13, id_token_signed_response_alg = $14, dpop_bound_access_tokens = $15,
+             epoch = $16, updated_at = now(),
+             secret_rotated_at = case when $17::bytea is not null then now() when $18 then secret_rotated_at end,
+             secret_hash = case when $18 then coalesce($17, secret_hash) end,
+             previous_secret_hash = case when $18 and $17 is null then previous_secret_hash end,
+             previous_valid_until = case when $18 and $17 is null then previous_valid_until end
+         where client_id = $1",
+    )
+    .bind(client_id)
+    .bind(&settings.name)
+    .bind(&settings.grant_types)
+    .bind(&settings.permissions)
+    .bind(&settings.redirect_uris)
+    .bind(&settings.post_logout_redirect_uris)
+    .bind(settings.token_endpoint_auth_method)
+    .bind(settings.require_pkce)
+    .bind(&settings.jwks)
+    .bind(&settings.jwks_uri)
+    .bind(&settings.scopes)
+    .bind(&settings.resources)
+    .bind(settings.first_party)
+    .bind(settings.id_token_signed_response_alg)
+    .bind(settings.dpop_bound_access_tokens)
+    .bind(epoch)
+    .bind(secret_hash)
+    .bind(settings.token_endpoint_auth_method.has_secret())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// A new secret and epoch; the old secret is good until `previous_until`.

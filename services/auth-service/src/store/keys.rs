@@ -3,15 +3,14 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::keys::{ALGORITHM, KeyRecord, NewKey, State};
+use crate::keys::{KeyRecord, NewKey, State};
 
 /// Every key that is not removed.
 pub(crate) async fn list(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<KeyRecord>> {
     sqlx::query_as(
-        "select kid, public_key, state, created_at, activated_at, retiring_at from signing_keys
-         where algorithm = $1 and state <> 'removed' order by created_at, kid",
+        "select kid, algorithm, public_key, state, created_at, activated_at, retiring_at from signing_keys
+         where state <> 'removed' order by created_at, kid",
     )
-    .bind(ALGORITHM)
     .fetch_all(executor)
     .await
 }
@@ -33,7 +32,7 @@ pub(crate) async fn insert(
          values ($1, $2, $3, $4, $5, $6, case when $5 = 'active' then $6 end)",
     )
     .bind(&key.kid)
-    .bind(ALGORITHM)
+    .bind(key.algorithm)
     .bind(&key.public_key)
     .bind(sealed)
     .bind(state)

@@ -4,8 +4,6 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use crate::refresh_token::FamilyState;
-
 /// A row.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(crate) struct Session {
@@ -13,8 +11,6 @@ pub(crate) struct Session {
     pub user_id: Uuid,
     pub client_id: String,
     pub device: Option<String>,
-    pub generation: i64,
-    pub rotated_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
     pub last_used_at: DateTime<Utc>,
     pub idle_expires_at: DateTime<Utc>,
@@ -23,19 +19,6 @@ pub(crate) struct Session {
     pub network: Option<String>,
     pub name: Option<String>,
     pub amr: Vec<String>,
-}
-
-impl Session {
-    /// What the rule of refresh tokens looks at.
-    pub(crate) fn family(&self) -> FamilyState {
-        FamilyState {
-            generation: self.generation.unsigned_abs(),
-            rotated_at: self.rotated_at,
-            ended: self.ended_at.is_some(),
-            expires_at: self.expires_at,
-            idle_expires_at: self.idle_expires_at,
-        }
-    }
 }
 
 /// A login.
@@ -77,35 +60,13 @@ pub(crate) async fn create(connection: &mut PgConnection, new: &NewSession<'_>) 
 
 pub(crate) async fn find(executor: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<Option<Session>> {
     sqlx::query_as(
-        "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
+        "select id, user_id, client_id, device, created_at, last_used_at, idle_expires_at,
              expires_at, ended_at, network, name, amr
          from sessions where id = $1",
     )
     .bind(id)
     .fetch_optional(executor)
     .await
-}
-
-/// The next generation, if `generation` is still the current one and the session goes on.
-pub(crate) async fn rotate(
-    pool: &PgPool,
-    id: Uuid,
-    generation: i64,
-    now: DateTime<Utc>,
-    idle_expires_at: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    let rotated = sqlx::query(
-        "update sessions
-         set generation = generation + 1, rotated_at = $3, last_used_at = $3, idle_expires_at = least(expires_at, $4)
-         where id = $1 and generation = $2 and ended_at is null and expires_at > $3 and idle_expires_at > $3",
-    )
-    .bind(id)
-    .bind(generation)
-    .bind(now)
-    .bind(idle_expires_at)
-    .execute(pool)
-    .await?;
-    Ok(rotated.rows_affected() > 0)
 }
 
 /// Ends one session; says whether it was alive.
@@ -122,6 +83,46 @@ pub(crate) async fn end(
         .execute(connection)
         .await?;
     Ok(ended.rows_affected() > 0)
+}
+
+/// Ends the clients' sessions that came from a browser's, except those that may outlive it; says which.
+pub(crate) async fn end_children(
+    connection: &mut PgConnection,
+    id: Uuid,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "update sessions set ended_at = $2, end_reason = $3
+         where parent_id = $1 and ended_at is null and not coalesce('offline_access' = any(scope), false) returning id",
+    )
+    .bind(id)
+    .bind(now)
+    .bind(reason)
+    .fetch_all(connection)
+    .await
+}
+
+/// Ends all sessions of a client that is removed; says which may still have a living access token.
+pub(crate) async fn end_of_client(
+    connection: &mut PgConnection,
+    client_id: &str,
+    reason: &str,
+    now: DateTime<Utc>,
+    used_since: DateTime<Utc>,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "with ended as (
+             update sessions set ended_at = $2, end_reason = $3 where client_id = $1 and ended_at is null
+             returning id, last_used_at)
+         select id from ended where last_used_at > $4",
+    )
+    .bind(client_id)
+    .bind(now)
+    .bind(reason)
+    .bind(used_since)
+    .fetch_all(connection)
+    .await
 }
 
 /// Ends all of a user's; says which.
@@ -182,7 +183,7 @@ pub(crate) async fn list(
 ) -> sqlx::Result<Vec<Session>> {
     let (created_at, id) = after.unzip();
     sqlx::query_as(
-        "select id, user_id, client_id, device, generation, rotated_at, created_at, last_used_at, idle_expires_at,
+        "select id, user_id, client_id, device, created_at, last_used_at, idle_expires_at,
              expires_at, ended_at, network, name, amr
          from sessions
          where user_id = $1 and ended_at is null and expires_at > $2 and idle_expires_at > $2

@@ -1,6 +1,6 @@
 //! Tokens that must not be believed, each signed as cleverly as an attacker could, some even with the true key.
 
-use auth_service::keys::SigningKey;
+use auth_service::keys::{Algorithm, SigningKey};
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kronos_common::seal::Keyring;
@@ -11,13 +11,13 @@ use crate::harness::{TestAuth, claims, header};
 /// Signs with the platform's own key: only what the token says can be wrong then.
 async fn true_key(auth: &TestAuth) -> SigningKey {
     let (kid, sealed): (String, Vec<u8>) =
-        sqlx::query_as("select kid, sealed_private from signing_keys where state = 'active'")
+        sqlx::query_as("select kid, sealed_private from signing_keys where state = 'active' and algorithm = 'EdDSA'")
             .fetch_one(&auth.pool)
             .await
             .unwrap();
     let pkcs8 =
         Keyring::new(&auth.config.sealing).unwrap().open(&sealed, format!("signing-key:{kid}").as_bytes()).unwrap();
-    SigningKey::open(&kid, &pkcs8).unwrap()
+    SigningKey::open(&kid, Algorithm::EdDsa, &pkcs8).unwrap()
 }
 
 fn join(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
@@ -67,7 +67,7 @@ async fn forged_headers_and_signatures_are_refused() {
         expect_refused(&auth, "HMAC with the public key", &forged).await;
     }
     // Another key, shown in the token itself, or fetched from the attacker.
-    let own = auth_service::keys::generate().unwrap();
+    let own = auth_service::keys::generate(Algorithm::EdDsa).unwrap();
     let pair = aws_lc_rs::signature::Ed25519KeyPair::from_pkcs8(&own.pkcs8).unwrap();
     let sign = |message: &[u8]| pair.sign(message).as_ref().to_vec();
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(&own.public_key), "kid": own.kid });

@@ -12,9 +12,16 @@ async fn the_key_set_has_the_signing_key_and_nothing_private() {
     let answer = auth.client.get("/.well-known/jwks.json").await.expect(200);
     assert_eq!(answer.header("cache-control"), Some("public, max-age=300"));
     let set = answer.json();
-    let key = &set["keys"][0];
-    assert_eq!(key["kid"], header(&auth.admin_token().await)["kid"]);
-    assert!(key.get("d").is_none());
+    let keys = set["keys"].as_array().unwrap();
+    let algorithms: HashSet<&str> = keys.iter().map(|key| key["alg"].as_str().unwrap()).collect();
+    assert_eq!(algorithms, HashSet::from(["EdDSA", "RS256", "ES256"]));
+    for key in keys {
+        for private in ["d", "p", "q", "dp", "dq", "qi"] {
+            assert!(key.get(private).is_none(), "{key}");
+        }
+    }
+    let own = header(&auth.admin_token().await)["kid"].clone();
+    let key = keys.iter().find(|key| key["kid"] == own).unwrap();
     // A library that knows nothing of us verifies a token with it.
     let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.clone()).unwrap();
     let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
@@ -33,6 +40,11 @@ async fn the_metadata_names_only_what_exists() {
     for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
         let metadata = auth.client.get(path).await.expect(200).json();
         assert_eq!(metadata["issuer"], auth.config.identity.issuer);
+        assert_eq!(metadata["request_uri_parameter_supported"], false, "absent means true");
+        assert_eq!(metadata["id_token_signing_alg_values_supported"][0], "RS256");
+        for needed in ["token_endpoint", "introspection_endpoint", "revocation_endpoint", "registration_endpoint"] {
+            assert!(metadata[needed].is_string(), "{needed}");
+        }
         for (name, value) in metadata.as_object().unwrap() {
             if name.ends_with("_endpoint") || name == "jwks_uri" {
                 let path = value.as_str().unwrap().strip_prefix(&auth.config.identity.issuer).unwrap().to_owned();
@@ -56,6 +68,8 @@ async fn every_operation_but_the_public_ones_asks_for_a_token() {
         "/nodes/enrol",
         "/nodes/rotate",
         "/oauth/token",
+        "/oauth/introspect",
+        "/oauth/revoke",
     ];
     let document = auth.client.get("/openapi.json").await.expect(200).json();
     let mut asked = 0;

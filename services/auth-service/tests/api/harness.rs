@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use auth_service::Config;
-use kronos_common::{config, service::Running};
-use kronos_testkit::{TestClient, TestDatabase, TestResponse, http, test_rabbit, test_redis, unique};
+use auth_service::{
+    Config,
+    keys::{Algorithm, NewKey, generate},
+};
+use kronos_common::{config, seal::Keyring, service::Running};
+use kronos_testkit::{TestClient, TestDatabase, TestResponse, http, test_rabbit, test_redis, unique, wait_until};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -63,6 +66,7 @@ impl TestAuth {
         std::fs::write(&file, clients.to_string()).unwrap();
         config.bootstrap.file = Some(file);
         change(&mut config);
+        put_rsa_key(&config, &database.pool("kronos_auth").await).await;
         Self::run(config, users, database).await
     }
 
@@ -145,6 +149,19 @@ impl TestAuth {
         tokens(&self.try_login(&user.username, PASSWORD).await.expect(200))
     }
 
+    /// What user-service does when a user's rights change: the revocation, until this instance knows that it ends `before`.
+    pub(crate) async fn move_epoch(&self, user: &TestUser, epoch: i64, before: &str) {
+        let statement = "insert into revocations (id, kind, subject, value) values ($1, 'subject', $2, $3)";
+        sqlx::query(statement)
+            .bind(Uuid::now_v7())
+            .bind(user.id.to_string())
+            .bind(epoch)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+        wait_until("the revocation is known", async || !self.is_active(before).await).await;
+    }
+
     pub(crate) async fn try_refresh(&self, refresh_token: &str) -> TestResponse {
         self.client.post("/auth/refresh", &json!({ "refreshToken": refresh_token })).await
     }
@@ -180,4 +197,21 @@ pub(crate) fn header(token: &str) -> Value {
 fn part(token: &str, index: usize) -> Value {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(index).unwrap()).unwrap()).unwrap()
+}
+
+/// One RSA key for all tests, because making one takes long.
+async fn put_rsa_key(config: &Config, pool: &PgPool) {
+    static KEY: std::sync::OnceLock<NewKey> = std::sync::OnceLock::new();
+    let key = KEY.get_or_init(|| generate(Algorithm::Rs256).unwrap());
+    let sealed = Keyring::new(&config.sealing).unwrap().seal(&key.pkcs8, format!("signing-key:{}", key.kid).as_bytes());
+    sqlx::query(
+        "insert into signing_keys (kid, algorithm, public_key, sealed_private, state, created_at, activated_at)
+         values ($1, 'RS256', $2, $3, 'active', now(), now())",
+    )
+    .bind(&key.kid)
+    .bind(&key.public_key)
+    .bind(sealed)
+    .execute(pool)
+    .await
+    .unwrap();
 }

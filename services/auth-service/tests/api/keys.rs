@@ -2,7 +2,7 @@
 
 use auth_service::{
     config,
-    keys::{KeyRecord, State, Step, generate, plan},
+    keys::{Algorithm, KeyRecord, State, Step, generate, key_set, plan},
 };
 use chrono::{DateTime, Utc};
 use kronos_common::seal::Keyring;
@@ -25,6 +25,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
 fn key(kid: &str, state: State, since: i64) -> KeyRecord {
     KeyRecord {
         kid: kid.to_owned(),
+        algorithm: Algorithm::EdDsa,
         public_key: vec![],
         state,
         created_at: at(since),
@@ -56,13 +57,28 @@ fn keys_follow_one_another() {
 
 #[test]
 fn a_keys_id_is_its_thumbprint() {
-    let (first, second) = (generate().unwrap(), generate().unwrap());
+    let (first, second) = (generate(Algorithm::EdDsa).unwrap(), generate(Algorithm::EdDsa).unwrap());
     assert_ne!(first.kid, second.kid);
     assert_eq!((first.kid.len(), first.public_key.len()), (43, 32));
+    // As others compute it (RFC 7638), for each kind of key.
+    for algorithm in Algorithm::ALL {
+        let key = generate(algorithm).unwrap();
+        let record = KeyRecord {
+            kid: key.kid.clone(),
+            algorithm,
+            public_key: key.public_key,
+            state: State::Active,
+            created_at: at(0),
+            activated_at: None,
+            retiring_at: None,
+        };
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key_set(&[record]).keys[0].clone()).unwrap();
+        assert_eq!(jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap(), key.kid);
+    }
 }
 
 #[tokio::test]
-async fn two_instances_that_start_at_once_make_one_key() {
+async fn two_instances_that_start_at_once_make_one_key_of_each_kind() {
     let auth = TestAuth::start().await;
     sqlx::query("delete from signing_keys").execute(&auth.pool).await.unwrap();
     // All three arrive before the first may begin.
@@ -82,7 +98,7 @@ async fn two_instances_that_start_at_once_make_one_key() {
     };
     let (one, two, three, ()) = tokio::join!(auth.second(), auth.second(), auth.second(), open);
     let count: i64 = sqlx::query_scalar("select count(*) from signing_keys").fetch_one(&auth.pool).await.unwrap();
-    assert_eq!(count, 1);
+    assert_eq!(count, 3);
     let user = one.user(&[]).await;
     let (access, refresh) = one.login(&user).await;
     assert!(two.is_active(&access).await && three.is_active(&access).await);
@@ -94,7 +110,9 @@ async fn a_new_key_is_published_before_it_signs_and_the_old_one_stays_for_its_to
     let auth = TestAuth::start_with(|config| config.keys.check_seconds = 1).await;
     let kids = async || {
         let set = auth.client.get("/.well-known/jwks.json").await.expect(200).json();
-        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let of_access_tokens = |key: &&serde_json::Value| key["alg"] == "EdDSA";
+        let keys = set["keys"].as_array().unwrap();
+        keys.iter().filter(of_access_tokens).map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let pass = async |column: &str, seconds: u64| {
         let statement = format!("update signing_keys set {column} = {column} - make_interval(secs => {seconds})");

@@ -16,6 +16,7 @@ async fn a_refresh_brings_the_next_tokens_and_the_new_rights() {
     let user = auth.user(&["logs:read"]).await;
     let (first, refresh) = auth.login(&user).await;
     auth.users.grant(user.id, &user.username, &["logs:write"], 2);
+    auth.move_epoch(&user, 2, &first).await;
     let answer = auth.try_refresh(&refresh).await.expect(200);
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let (access, next) = tokens(&answer);
@@ -121,7 +122,7 @@ async fn while_user_service_is_away_a_refresh_goes_by_what_was_last_known() {
     let (access, refresh) = tokens(&auth.try_refresh(&refresh).await.expect(200));
     assert_eq!(claims(&access)["permissions"], json!(["logs:read"]));
     // A change was heard of, but not which: no token with the old rights, and the refresh token is not used up.
-    sqlx::query("update grants set newest_epoch = 2").execute(&auth.pool).await.unwrap();
+    auth.move_epoch(&user, 2, &access).await;
     auth.try_refresh(&refresh).await.expect_problem(503, "store_unavailable");
     auth.users.set_mode(Mode::Answers);
     auth.users.grant(user.id, &user.username, &[], 2);
@@ -130,11 +131,49 @@ async fn while_user_service_is_away_a_refresh_goes_by_what_was_last_known() {
 }
 
 #[tokio::test]
+async fn user_service_is_asked_only_when_rights_moved_or_the_copy_is_old() {
+    let auth = TestAuth::start().await;
+    let user = auth.user(&["logs:read"]).await;
+    let (_, refresh) = auth.login(&user).await;
+    // It would answer otherwise now, but nobody said that anything changed.
+    auth.users.grant(user.id, &user.username, &[], 1);
+    let (access, refresh) = tokens(&auth.try_refresh(&refresh).await.expect(200));
+    assert_eq!(claims(&access)["permissions"], json!(["logs:read"]));
+    let age = "update grants set fetched_at = fetched_at - interval '840 seconds'";
+    sqlx::query(age).execute(&auth.pool).await.unwrap();
+    let (access, _) = tokens(&auth.try_refresh(&refresh).await.expect(200));
+    assert_eq!(claims(&access)["permissions"], json!([]));
+}
+
+#[tokio::test]
+async fn a_refresh_against_an_ending_leaves_no_living_token() {
+    let auth = TestAuth::start().await;
+    let other = auth.second().await;
+    let user = auth.user(&[]).await;
+    for _ in 0..5 {
+        let (access, refresh) = auth.login(&user).await;
+        let (ended, refreshed) = tokio::join!(
+            auth.client.post("/auth/logout", &json!({})).bearer(&access),
+            other.try_refresh(&refresh)
+        );
+        ended.expect(204);
+        if refreshed.status == 200 {
+            let (access, next) = tokens(&refreshed);
+            auth.try_refresh(&next).await.expect_problem(401, "invalid_refresh_token");
+            assert!(!auth.is_active(&access).await, "the session's last token is dead too");
+        } else {
+            refreshed.expect_problem(401, "invalid_refresh_token");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_disabled_user_gets_no_next_token() {
     let auth = TestAuth::start().await;
     let user = auth.user(&[]).await;
     let (access, refresh) = auth.login(&user).await;
     auth.users.change(user.id, "disabled", json!(true));
+    auth.move_epoch(&user, 2, &access).await;
     auth.try_refresh(&refresh).await.expect_problem(401, "invalid_refresh_token");
     assert!(!auth.is_active(&access).await);
 }

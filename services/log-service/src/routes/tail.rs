@@ -13,7 +13,7 @@ use axum::{
 use futures::{Stream, StreamExt as _, stream};
 use kronos_common::{
     extract::Query,
-    identity::{Allowed, Verifier, permission::bearer},
+    identity::{Allowed, Verifier, permission::presented},
     problem::{Problem, ProblemBody, Result},
 };
 use serde::Deserialize;
@@ -90,7 +90,7 @@ pub(crate) async fn tail_logs(
     let gap = (dropped > 0).then(|| dropped_event(u64::try_from(dropped).unwrap_or(0)));
     let missed = missed.into_iter().map(|line| line_event(&line));
     let replayed = stream::iter(gap.into_iter().chain(missed));
-    let end = ended(app.verifier, bearer(&headers)?.to_owned(), app.shutdown);
+    let end = ended(app.verifier, presented(&headers)?.1.to_owned(), app.shutdown);
     let events = replayed.chain(live(app.tails, subscription)).map(Ok::<_, Infallible>).take_until(Box::pin(end));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let response = Sse::new(events).keep_alive(keep_alive).into_response();
@@ -101,7 +101,7 @@ pub(crate) async fn tail_logs(
 /// When the token has ended or was revoked, or the service ends.
 async fn ended(verifier: Verifier, token: String, shutdown: CancellationToken) {
     while tokio::time::timeout(CHECK_EVERY, shutdown.cancelled()).await.is_err() {
-        if verifier.verify(&token).await.is_err_and(|problem| problem.status() == StatusCode::UNAUTHORIZED) {
+        if verifier.inspect(&token).await.is_err_and(|problem| problem.status() == StatusCode::UNAUTHORIZED) {
             return;
         }
     }

@@ -1,0 +1,134 @@
+//! Who is this client? One place for every endpoint that OAuth clients come to. Rows are remembered for a moment; a revocation
+//! of the client, which every instance hears of, makes them be read again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use kronos_common::problem::Problem;
+use moka::sync::Cache;
+
+use super::assertion;
+use crate::{
+    App,
+    clients::{AuthMethod, Client, Registered},
+    store,
+};
+
+/// A change without a revocation, such as another name, is seen everywhere after so long.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// A secret that does not fit may be newer than what is remembered; looked up at most so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const MOST: u64 = 10_000;
+
+/// Clients that were read lately.
+pub(crate) struct ClientCache(Cache<String, Remembered>);
+
+#[derive(Clone)]
+struct Remembered {
+    registered: Arc<Registered>,
+    at: Instant,
+}
+
+impl ClientCache {
+    pub(crate) fn new() -> Self {
+        Self(Cache::builder().max_capacity(MOST).time_to_live(REMEMBER).build())
+    }
+
+    /// Reads the client again when it is asked for next.
+    pub(crate) fn forget(&self, client_id: &str) {
+        self.0.invalidate(client_id);
+    }
+}
+
+/// What a client shows of itself.
+pub(crate) struct Shown {
+    pub client_id: String,
+    pub proof: Proof,
+}
+
+/// By what.
+pub(crate) enum Proof {
+    /// In every reading that the way it was sent allows; one of them must fit.
+    Secrets(Vec<String>),
+    /// A signed assertion (RFC 7523).
+    Assertion(String),
+    /// Nothing but the name.
+    Nothing,
+}
+
+/// The client of that name, perhaps from memory.
+///
+/// # Errors
+/// The database.
+pub(crate) async fn find(app: &App, client_id: &str) -> Result<Option<Arc<Registered>>, Problem> {
+    Ok(look_up(app, client_id, None).await?.map(|remembered| remembered.registered))
+}
+
+async fn look_up(app: &App, client_id: &str, younger_than: Option<Duration>) -> Result<Option<Remembered>, Problem> {
+    let known = app.clients.0.get(client_id).filter(|known| {
+        let moved = app.revocations.client_epoch(client_id).is_some_and(|epoch| epoch > known.registered.client.epoch);
+        !moved && younger_than.is_none_or(|age| known.at.elapsed() < age)
+    });
+    if known.is_some() {
+        return Ok(known);
+    }
+    let at = Instant::now();
+    let found = match store::clients::registered(&app.pool, client_id).await? {
+        Some(registered) => Some(registered),
+        None => node_as_client(app, client_id).await?,
+    };
+    let Some(registered) = found else {
+        app.clients.forget(client_id);
+        return Ok(None);
+    };
+    let remembered = Remembered { registered: Arc::new(registered), at };
+    app.clients.0.insert(client_id.to_owned(), remembered.clone());
+    Ok(Some(remembered))
+}
+
+/// The client that showed itself; `None` for an unknown one, a wrong secret, or another way than it is registered for.
+///
+/// # Errors
+/// The database.
+pub(crate) async fn authenticate(app: &App, shown: &Shown) -> Result<Option<Arc<Registered>>, Problem> {
+    let Some(known) = look_up(app, &shown.client_id, None).await? else {
+        return Ok(None);
+    };
+    if accepts(app, &known.registered, &shown.proof).await? {
+        return Ok(Some(known.registered));
+    }
+    // Perhaps it was changed a moment ago.
+    let fresh = match look_up(app, &shown.client_id, Some(LOOK_AGAIN)).await? {
+        Some(fresh) if fresh.at > known.at => fresh.registered,
+        _ => return Ok(None),
+    };
+    Ok(if accepts(app, &fresh, &shown.proof).await? { Some(fresh) } else { None })
+}
+
+async fn accepts(app: &App, registered: &Registered, proof: &Proof) -> Result<bool, Problem> {
+    let method = registered.client.token_endpoint_auth_method;
+    Ok(match proof {
+        Proof::Secrets(secrets) if method.has_secret() => {
+            let now = Utc::now();
+            secrets.iter().any(|secret| registered.secrets.accept(secret, now))
+        }
+        Proof::Assertion(text) if method == AuthMethod::PrivateKeyJwt => {
+            assertion::accepts(app, &registered.client, text).await?
+        }
+        Proof::Nothing => method == AuthMethod::None,
+        _ => false,
+    })
+}
+
+/// Whether a client may do this itself.
+pub(crate) fn may(client: &Client, permission: &str) -> bool {
+    client.permissions.iter().any(|granted| kronos_common::identity::permission_matches(granted, permission))
+}
+
+/// A node that comes like a client: its id, its keys, what it may do. There are no nodes yet.
+async fn node_as_client(_app: &App, _client_id: &str) -> Result<Option<Registered>, Problem> {
+    Ok(None)
+}
