@@ -78,7 +78,6 @@ impl From<Client> for Settings {
     }
 }
 
-
 impl Settings {
     /// What does not fit together, by the members' names on the wire.
     pub fn check(&self) -> Vec<FieldError> {
@@ -100,7 +99,10 @@ impl Settings {
             if uris.len() > MOST_URIS {
                 refuse(member, "at most 50 items");
             } else if !uris.iter().all(|uri| is_redirect_uri(uri)) {
-                refuse(member, "https, http to this machine, or an app's own scheme such as com.example.app:/; no fragment");
+                refuse(
+                    member,
+                    "https, http to this machine, or an app's own scheme such as com.example.app:/; no fragment",
+                );
             }
         }
         if !method.is_confidential() && (uses(GrantType::ClientCredentials) || uses(GrantType::TokenExchange)) {
@@ -160,7 +162,8 @@ fn is_this_machine(uri: &Url) -> bool {
 
 fn is_jwks_uri(text: &str) -> bool {
     text.len() <= LONGEST_URI
-        && Url::parse(text).is_ok_and(|uri| uri.fragment().is_none() && (uri.scheme() == "https" || is_this_machine(&uri)))
+        && Url::parse(text)
+            .is_ok_and(|uri| uri.fragment().is_none() && (uri.scheme() == "https" || is_this_machine(&uri)))
 }
 
 fn is_resource(text: &str) -> bool {

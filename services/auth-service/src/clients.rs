@@ -34,13 +34,8 @@ pub enum GrantType {
 
 impl GrantType {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::ClientCredentials,
-        Self::AuthorizationCode,
-        Self::RefreshToken,
-        Self::DeviceCode,
-        Self::TokenExchange,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::ClientCredentials, Self::AuthorizationCode, Self::RefreshToken, Self::DeviceCode, Self::TokenExchange];
 
     /// Its name on the wire.
     pub const fn name(self) -> &'static str {

@@ -48,8 +48,14 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
 use crate::{
-    flows::{assertion::RemoteKeys, client_auth::ClientCache}, hashing::Hashing, network::Networks, refresh_token::Codec, store::{replay::Replay, throttle::Throttle}, telemetry::Metrics,
-    tokens::Issuer, user_service::UserService,
+    flows::{assertion::RemoteKeys, client_auth::ClientCache},
+    hashing::Hashing,
+    network::Networks,
+    refresh_token::Codec,
+    store::{replay::Replay, throttle::Throttle},
+    telemetry::Metrics,
+    tokens::Issuer,
+    user_service::UserService,
 };
 
 /// Every setting, with its default.

@@ -77,7 +77,11 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(introspection::revoke_token))
         .routes(routes!(delegations::list_delegations, delegations::end_delegations))
         .routes(routes!(client_registration::register_client))
-        .routes(routes!(client_registration::read_registration, client_registration::change_registration, client_registration::end_registration))
+        .routes(routes!(
+            client_registration::read_registration,
+            client_registration::change_registration,
+            client_registration::end_registration
+        ))
         .routes(routes!(clients::list_clients, clients::create_client))
         .routes(routes!(clients::get_client, clients::put_client, clients::patch_client, clients::delete_client))
         .routes(routes!(clients::rotate_client_secret))

@@ -12,7 +12,12 @@ use crate::App;
 ///
 /// # Errors
 /// 400 `invalid_dpop_proof`.
-pub(crate) async fn proved_key(app: &App, proofs: &[&str], method: &str, path: &str) -> Result<Option<String>, Problem> {
+pub(crate) async fn proved_key(
+    app: &App,
+    proofs: &[&str],
+    method: &str,
+    path: &str,
+) -> Result<Option<String>, Problem> {
     let text = match proofs {
         [] => return Ok(None),
         [text] => text,

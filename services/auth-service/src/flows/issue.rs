@@ -105,7 +105,8 @@ pub(crate) async fn begin(
 /// # Errors
 /// 503 if too many ID tokens wait to be signed.
 pub(crate) async fn tokens(app: &App, issue: IssueFor<'_>) -> Result<TokenAnswer, Problem> {
-    let IssueFor { client, grants, session, generation, scope, nonce, auth_time, amr, acr, resources, dpop_jkt } = issue;
+    let IssueFor { client, grants, session, generation, scope, nonce, auth_time, amr, acr, resources, dpop_jkt } =
+        issue;
     let now = Utc::now();
     let user = grants.user_id.to_string();
     let permissions = scope.permissions_of(client, &grants.permissions);

@@ -34,10 +34,8 @@ pub(crate) struct Refreshed {
 /// # Errors
 /// 401 `invalid_refresh_token`; 503 while the rights cannot be known, without using the token up.
 pub(crate) async fn refresh(app: &App, text: &str) -> Result<TokenPair, Problem> {
-    let Refreshed { family, grants, generation } = rotate(app, text, |family| {
-        if family.client_id == LOGIN_CLIENT { Ok(()) } else { Err(invalid()) }
-    })
-    .await?;
+    let Refreshed { family, grants, generation } =
+        rotate(app, text, |family| if family.client_id == LOGIN_CLIENT { Ok(()) } else { Err(invalid()) }).await?;
     app.metrics.tokens.with_label_values(&["refresh"]).inc();
     let successor = RefreshToken { family: family.id, generation: generation.unsigned_abs() };
     let issued = app.issuer.issue(Subject::user(grants, family.id, &family.client_id), Utc::now());

@@ -37,8 +37,5 @@ fn has_moved(app: &App, known: &KnownGrants) -> bool {
 
 fn is_fresh(app: &App, known: &KnownGrants, now: DateTime<Utc>) -> bool {
     let most = TimeDelta::seconds(i64::try_from(app.tokens.grants_seconds).unwrap_or(0));
-    !known.is_outdated(now)
-        && now - known.fetched_at < most
-        && app.revocations.is_current()
-        && !has_moved(app, known)
+    !known.is_outdated(now) && now - known.fetched_at < most && app.revocations.is_current() && !has_moved(app, known)
 }

@@ -323,7 +323,8 @@ pub(super) async fn put_client(
             return Err(Problem::field(member, "required", "is needed to replace a client"));
         }
     }
-    let made = change(&app, &allowed.caller, &client_id, |_| Ok(body.apply(Settings::of_program("", Vec::new())))).await?;
+    let made =
+        change(&app, &allowed.caller, &client_id, |_| Ok(body.apply(Settings::of_program("", Vec::new())))).await?;
     Ok((NO_STORE, Json(CreatedClient { client_secret: made.secret, client: made.client })).into_response())
 }
 

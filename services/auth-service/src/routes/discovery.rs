@@ -13,12 +13,7 @@ use kronos_common::{extract::Json, identity::dpop::PROOF_ALGORITHMS};
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
 
-use crate::{
-    App,
-    client_settings::IDENTITY_SCOPES,
-    clients::GrantType,
-    keys::Algorithm,
-};
+use crate::{App, client_settings::IDENTITY_SCOPES, clients::GrantType, keys::Algorithm};
 
 const HOUR: &str = "public, max-age=3600";
 /// Browsers of any origin may read what is public anyway.

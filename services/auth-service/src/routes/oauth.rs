@@ -81,7 +81,11 @@ impl Form {
 
     /// All values of a field that may be there several times.
     pub(super) fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(known, value)| known == name && !value.is_empty())
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     fn has(&self, name: &str) -> bool {

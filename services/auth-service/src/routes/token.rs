@@ -109,7 +109,10 @@ async fn grant(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnswe
     let proofs: Vec<&str> = headers.get_all("dpop").iter().map(|value| value.to_str().unwrap_or_default()).collect();
     let dpop_jkt = dpop::proved_key(app, &proofs, "POST", PATH).await?;
     if client.client.dpop_bound_access_tokens && dpop_jkt.is_none() {
-        return Err(Problem::bad_request("invalid_dpop_proof", "this client's tokens are bound to a key: send a proof"));
+        return Err(Problem::bad_request(
+            "invalid_dpop_proof",
+            "this client's tokens are bound to a key: send a proof",
+        ));
     }
     let asked = Asked { app, client, form: &form, dpop_jkt };
     asked.may_use(grant_type)?;

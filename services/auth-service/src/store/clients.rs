@@ -20,10 +20,7 @@ pub(crate) struct NewClient<'a> {
 }
 
 /// A client with what its authentication needs.
-pub(crate) async fn registered(
-    executor: impl PgExecutor<'_>,
-    client_id: &str,
-) -> sqlx::Result<Option<Registered>> {
+pub(crate) async fn registered(executor: impl PgExecutor<'_>, client_id: &str) -> sqlx::Result<Option<Registered>> {
     if !is_storable(client_id) {
         return Ok(None);
     }
@@ -48,7 +45,10 @@ pub(crate) async fn find_for_update(connection: &mut PgConnection, client_id: &s
     if !is_storable(client_id) {
         return Ok(None);
     }
-    sqlx::query("select from clients where client_id = $1 for update").bind(client_id).execute(&mut *connection).await?;
+    sqlx::query("select from clients where client_id = $1 for update")
+        .bind(client_id)
+        .execute(&mut *connection)
+        .await?;
     find(connection, client_id).await
 }
 

@@ -66,8 +66,18 @@ struct Joined {
 
 impl From<Joined> for Family {
     fn from(joined: Joined) -> Self {
-        let Joined { row, username, disabled, roles, permissions, scoped, epoch, newest_epoch, valid_until, fetched_at } =
-            joined;
+        let Joined {
+            row,
+            username,
+            disabled,
+            roles,
+            permissions,
+            scoped,
+            epoch,
+            newest_epoch,
+            valid_until,
+            fetched_at,
+        } = joined;
         let user_id = row.user_id;
         let grants = (|| {
             Some(KnownGrants {

@@ -18,6 +18,8 @@ mod login;
 mod mailbox;
 mod network;
 mod nodes;
+mod oauth;
+mod oauth_sessions;
 mod passwords;
 mod refresh;
 mod refresh_token;

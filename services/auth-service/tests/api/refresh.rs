@@ -152,10 +152,8 @@ async fn a_refresh_against_an_ending_leaves_no_living_token() {
     let user = auth.user(&[]).await;
     for _ in 0..5 {
         let (access, refresh) = auth.login(&user).await;
-        let (ended, refreshed) = tokio::join!(
-            auth.client.post("/auth/logout", &json!({})).bearer(&access),
-            other.try_refresh(&refresh)
-        );
+        let (ended, refreshed) =
+            tokio::join!(auth.client.post("/auth/logout", &json!({})).bearer(&access), other.try_refresh(&refresh));
         ended.expect(204);
         if refreshed.status == 200 {
             let (access, next) = tokens(&refreshed);

@@ -12,9 +12,8 @@ use crate::{
 
 pub(super) fn grant(asked: Asked<'_>) -> Result<TokenAnswer, Problem> {
     let client = &asked.client.client;
-    let permissions = narrow(&client.permissions, asked.form.get("scope")).map_err(|missing| {
-        Problem::bad_request("invalid_scope", format!("this client does not hold {missing}"))
-    })?;
+    let permissions = narrow(&client.permissions, asked.form.get("scope"))
+        .map_err(|missing| Problem::bad_request("invalid_scope", format!("this client does not hold {missing}")))?;
     let scope = permissions.join(" ");
     let subject = Subject {
         audience: asked.audience()?,

@@ -39,9 +39,8 @@ pub(super) async fn of_a_login(app: &App, form: &Form) -> Result<TokenAnswer, Pr
 pub(super) async fn grant(asked: Asked<'_>) -> Result<TokenAnswer, Problem> {
     let (app, client) = (asked.app, &asked.client.client);
     let wanted = asked.form.get("scope").map(|scope| Scope::parse(scope, client)).transpose();
-    let wanted = wanted.map_err(|unknown| {
-        Problem::bad_request("invalid_scope", format!("{unknown} is no scope of this client"))
-    })?;
+    let wanted = wanted
+        .map_err(|unknown| Problem::bad_request("invalid_scope", format!("{unknown} is no scope of this client")))?;
     let resources = asked.form.all("resource");
     let audience = asked.audience()?;
     let token = asked.form.need("refresh_token")?;
