@@ -30,6 +30,8 @@ pub struct Config {
     pub throttle: Throttle,
     pub accounts: Accounts,
     pub bootstrap: Bootstrap,
+    #[serde(default)]
+    pub external: Vec<External>,
 }
 
 impl ServiceConfig for Config {
@@ -148,6 +150,32 @@ impl Accounts {
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
     pub file: Option<PathBuf>,
+}
+
+/// `[[external]]`: another provider to log in with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// In its paths.
+    pub name: String,
+    /// For people; the name if it is absent.
+    pub label: Option<String>,
+    pub kind: ExternalKind,
+    /// Needed for `oidc`.
+    pub issuer: Option<String>,
+    pub client_id: String,
+    /// Absent: a public client.
+    pub client_secret_file: Option<PathBuf>,
+}
+
+/// What a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExternalKind {
+    /// OpenID Connect, by discovery.
+    Oidc,
+    Google,
+    Github,
 }
 
 impl Config {

@@ -3,9 +3,13 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod assertion;
+pub(crate) mod authorize;
+pub(crate) mod browsers;
 pub(crate) mod client_auth;
 pub(crate) mod clients;
+pub(crate) mod codes;
 pub(crate) mod credentials;
+pub(crate) mod devices;
 pub(crate) mod dpop;
 pub(crate) mod exchange;
 pub(crate) mod factors;

@@ -25,6 +25,8 @@ use crate::{
 const REFRESH_SECRET: &str = "refresh-tokens";
 const SECRET_BYTES: usize = 32;
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// Codes are kept so long after their end, so that a second use is known as one.
+const KEEP_CODES: TimeDelta = TimeDelta::days(1);
 /// Ended sessions are kept so long for who asks what happened.
 const KEEP_SESSIONS: TimeDelta = TimeDelta::days(30);
 
@@ -148,6 +150,9 @@ pub(crate) async fn forget_sessions(app: App, context: service::Context) {
     loop {
         if let Err(error) = store::delegations::forget(&app.pool, Utc::now() - KEEP_SESSIONS).await {
             tracing::warn!(%error, "old delegations stay for now");
+        }
+        if let Err(error) = store::codes::forget(&app.pool, Utc::now() - KEEP_CODES).await {
+            tracing::warn!(%error, "old codes stay for now");
         }
         match store::sessions::forget(&app.pool, Utc::now() - KEEP_SESSIONS).await {
             Ok(0) => {}

@@ -5,7 +5,9 @@
 //! `hashing.rs` (the threads for argon2), `user_service.rs` (the client of user-service).
 
 pub mod audit;
+pub mod authorization;
 pub mod bootstrap;
+pub mod browser;
 pub mod catalogue;
 pub mod client_settings;
 pub mod clients;
@@ -13,15 +15,19 @@ pub mod codes;
 pub mod config;
 mod consumers;
 pub mod decision;
+pub mod device;
+mod external;
 pub mod factors;
 mod flows;
 pub mod grants;
 mod hashing;
 mod jobs;
 pub mod keys;
+pub mod language;
 pub mod mail;
 pub mod network;
 pub mod nodes;
+mod pages;
 pub mod password;
 pub mod refresh_token;
 mod routes;
@@ -48,6 +54,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
 use crate::{
+    external::Providers,
     flows::{assertion::RemoteKeys, client_auth::ClientCache},
     hashing::Hashing,
     network::Networks,
@@ -82,6 +89,7 @@ pub(crate) struct Parts {
     pub(crate) clients: ClientCache,
     pub(crate) remote_keys: RemoteKeys,
     pub(crate) replay: Replay,
+    pub(crate) providers: Providers,
     pub(crate) metrics: Metrics,
     pub(crate) tokens: config::Tokens,
     pub(crate) keys: config::Keys,
@@ -150,6 +158,7 @@ impl App {
             replay: Replay::new(redis),
             verifier,
             revocations,
+            providers: Providers::new(&config.external, config.identity.issuer.trim_end_matches('/'))?,
             publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
             refresh_tokens: Codec::new(&secret),
             metrics: Metrics::register(&context),

@@ -2,24 +2,38 @@
 
 mod api_keys;
 mod audit;
+mod authorize;
+mod browser;
 mod checks;
 mod client_registration;
 mod clients;
 mod credentials;
 mod delegations;
+mod device;
 mod discovery;
+mod end_session;
+mod external;
 mod factors;
 mod introspection;
 mod login;
+mod login_page;
 mod nodes;
 mod oauth;
 mod origin;
 mod passwords;
+mod pushed;
 mod registration;
 mod sessions;
 mod token;
+mod userinfo;
 
-use axum::http::{HeaderValue, header};
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    routing::options,
+};
+use tower_http::cors::{Any, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use discovery::Metadata;
@@ -72,7 +86,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(audit::get_checkpoint))
         .routes(routes!(audit::export_audit))
-        .routes(routes!(token::issue_token))
+        .merge(for_scripts())
         .routes(routes!(introspection::introspect_token))
         .routes(routes!(introspection::revoke_token))
         .routes(routes!(delegations::list_delegations, delegations::end_delegations))
@@ -85,9 +99,41 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(clients::list_clients, clients::create_client))
         .routes(routes!(clients::get_client, clients::put_client, clients::patch_client, clients::delete_client))
         .routes(routes!(clients::rotate_client_secret))
+        .routes(routes!(authorize::authorize, authorize::authorize_by_form))
+        .routes(routes!(authorize::consent))
+        .routes(routes!(authorize::get_style))
+        .routes(routes!(login_page::log_in))
+        .routes(routes!(login_page::show_logged_in))
+        .routes(routes!(pushed::push_request))
+        .routes(routes!(pushed::authorize_device))
+        .routes(routes!(device::show_device, device::decide_device))
+        .routes(routes!(end_session::end_session, end_session::end_session_by_form))
+        .routes(routes!(external::begin_external))
+        .routes(routes!(external::end_external))
+        .routes(routes!(external::ask_link, external::begin_link))
+        .routes(routes!(external::list_links))
+        .routes(routes!(external::delete_link))
         .routes(routes!(discovery::get_jwks))
         .routes(routes!(discovery::get_openid_configuration))
         .routes(routes!(discovery::get_oauth_metadata))
+}
+
+/// What scripts of other origins may call (CORS): they show a code or a token, never a cookie.
+fn for_scripts() -> OpenApiRouter<App> {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("dpop")])
+        .expose_headers([header::WWW_AUTHENTICATE])
+        .max_age(Duration::from_secs(3600));
+    // The layer answers; without a handler it would not be asked.
+    let preflight = || options(async || StatusCode::NO_CONTENT);
+    OpenApiRouter::new()
+        .routes(routes!(token::issue_token))
+        .routes(routes!(userinfo::get_userinfo, userinfo::post_userinfo))
+        .route("/oauth/token", preflight())
+        .route("/oauth/userinfo", preflight())
+        .layer(cors)
 }
 
 /// The permissions that handlers ask for.

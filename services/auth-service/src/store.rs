@@ -3,9 +3,13 @@
 pub(crate) mod api_keys;
 pub(crate) mod attempts;
 pub(crate) mod audit;
+pub(crate) mod browsers;
 pub(crate) mod clients;
+pub(crate) mod codes;
 pub(crate) mod credentials;
 pub(crate) mod delegations;
+pub(crate) mod devices;
+pub(crate) mod external_links;
 pub(crate) mod factors;
 pub(crate) mod families;
 pub(crate) mod grants;

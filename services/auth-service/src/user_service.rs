@@ -36,6 +36,16 @@ pub(crate) struct UserService {
     pool: PgPool,
 }
 
+/// Who somebody is, as user-service has it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Profile {
+    pub username: String,
+    pub email: String,
+    pub display_name: String,
+    pub updated_at: DateTime<Utc>,
+}
+
 /// What became of a person to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
@@ -144,6 +154,21 @@ impl UserService {
             Ok(grants) => Ok(Some(grants)),
             Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Who the user is; `None` if there is no such user.
+    ///
+    /// # Errors
+    /// 503 if user-service does not answer: nothing of this is kept here.
+    pub(crate) async fn profile(&self, user_id: Uuid) -> Result<Option<Profile>, Problem> {
+        match self.client.get::<Profile>(&format!("/users/{user_id}")).await {
+            Ok(profile) => Ok(Some(profile)),
+            Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => Ok(None),
+            Err(error) => {
+                log_absence(&error);
+                Err(Problem::unavailable("user administration", RETRY_AFTER))
+            }
         }
     }
 

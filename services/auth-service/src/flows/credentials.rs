@@ -93,6 +93,7 @@ async fn remove_traces(
     reason: &'static str,
 ) -> sqlx::Result<Vec<Uuid>> {
     store::grants::delete(&mut *connection, user_id).await?;
+    store::browsers::forget_user(&mut *connection, user_id).await?;
     store::factors::delete_all(&mut *connection, user_id).await?;
     sessions::end_all(connection, user_id, reason).await
 }

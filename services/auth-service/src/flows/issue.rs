@@ -67,7 +67,6 @@ pub(crate) fn token_type(dpop_jkt: Option<&str>) -> &'static str {
 ///
 /// # Errors
 /// The database.
-#[expect(dead_code, reason = "authorization codes and device codes begin their sessions here")]
 pub(crate) async fn begin(
     app: &App,
     connection: &mut PgConnection,

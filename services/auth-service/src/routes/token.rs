@@ -1,6 +1,8 @@
 //! The token endpoint of OAuth 2.1 (RFC 6749): form in, JSON out. Each grant is a module below.
 
+mod authorization_code;
 mod client_credentials;
+mod device_code;
 mod exchange;
 mod refresh_token;
 
@@ -35,6 +37,12 @@ pub(super) struct TokenRequest {
     /// Signed by the client (RFC 7523).
     client_assertion: Option<String>,
     refresh_token: Option<String>,
+    /// Of an authorization code: the code, where it came to, and the verifier of its challenge (RFC 7636).
+    code: Option<String>,
+    redirect_uri: Option<String>,
+    code_verifier: Option<String>,
+    /// Of a device (RFC 8628).
+    device_code: Option<String>,
     /// Whom the token is for (RFC 8707), as often as needed.
     resource: Option<String>,
     /// Of an exchange (RFC 8693): the token, or the node, for whom somebody acts.
@@ -120,8 +128,7 @@ async fn grant(app: &App, headers: &HeaderMap, body: &[u8]) -> Result<TokenAnswe
         GrantType::ClientCredentials => client_credentials::grant(asked),
         GrantType::RefreshToken => refresh_token::grant(asked).await,
         GrantType::TokenExchange => exchange::grant(asked).await,
-        GrantType::AuthorizationCode | GrantType::DeviceCode => {
-            Err(Problem::bad_request("unsupported_grant_type", "there is no such grant here yet"))
-        }
+        GrantType::AuthorizationCode => authorization_code::grant(asked).await,
+        GrantType::DeviceCode => device_code::grant(asked).await,
     }
 }

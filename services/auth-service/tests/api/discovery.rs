@@ -70,6 +70,18 @@ async fn every_operation_but_the_public_ones_asks_for_a_token() {
         "/oauth/token",
         "/oauth/introspect",
         "/oauth/revoke",
+        "/oauth/authorize",
+        "/oauth/consent",
+        "/oauth/par",
+        "/oauth/device_authorization",
+        "/oauth/end_session",
+        "/oauth/login",
+        "/oauth/logged_in",
+        "/oauth/style.css",
+        "/oauth/external/{provider}",
+        "/oauth/external/{provider}/callback",
+        "/oauth/external/{provider}/link",
+        "/device",
     ];
     let document = auth.client.get("/openapi.json").await.expect(200).json();
     let mut asked = 0;

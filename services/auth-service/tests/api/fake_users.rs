@@ -47,6 +47,7 @@ impl FakeUsers {
         let router = Router::new()
             .route("/users", post(make_user))
             .route("/users/{id}/grants", get(give_grants))
+            .route("/users/{id}", get(give_user))
             .route("/users/{id}/access", get(give_access))
             .with_state(users.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -132,6 +133,22 @@ async fn make_user(State(users): State<FakeUsers>, headers: HeaderMap, Json(body
 async fn give_grants(State(users): State<FakeUsers>, Path(user): Path<Uuid>, headers: HeaderMap) -> Response {
     match users.find(user, &headers).await {
         Ok(grants) => Json(grants).into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn give_user(State(users): State<FakeUsers>, Path(user): Path<Uuid>, headers: HeaderMap) -> Response {
+    match users.find(user, &headers).await {
+        Ok(grants) => {
+            let username = grants["username"].as_str().unwrap();
+            let email = format!("{username}@kronos.test");
+            let now = chrono::Utc::now();
+            Json(json!({
+                "id": user, "username": username, "email": email, "displayName": "Jane Doe", "disabled": false,
+                "createdAt": now, "updatedAt": now,
+            }))
+            .into_response()
+        }
         Err(response) => response,
     }
 }

@@ -16,6 +16,8 @@ struct Operation {
     needs_token: bool,
     /// The schema of a JSON body, resolved one level, if it takes one.
     body: Option<Value>,
+    /// It takes a form: OAuth's endpoints, and the pages that people see.
+    form: bool,
 }
 
 /// Lists that must be the same before and after.
@@ -62,6 +64,18 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
             if !is_for_everybody(&operation.path) {
                 let answer = send(&powerless, operation, Some(json!({}))).await;
                 wrong.extend(judge("a token without the permission", answer, &[403]));
+            }
+        }
+        if operation.form && !operation.needs_token {
+            for (what, kind, body, status) in bad_forms() {
+                let request = anonymous.request(operation.method.clone(), &operation.path);
+                match request.header(CONTENT_TYPE, kind).body(body).send().await {
+                    // A page says it in words, a request by form may be led on to where it is looked at.
+                    Ok(response)
+                        if response.status().is_client_error() || status.contains(&response.status().as_u16()) => {}
+                    Ok(response) => wrong.push(format!("{call}: {what}: {}", response.status())),
+                    Err(error) => wrong.push(format!("{call}: {what}: {error}")),
+                }
             }
         }
         let Some(schema) = &operation.body else { continue };
@@ -112,6 +126,23 @@ fn bad_bodies(schema: &Value) -> Vec<(&'static str, &'static str, String, &'stat
     cases
 }
 
+/// What can be wrong with a form, and which answers beside a refusal are right.
+fn bad_forms() -> Vec<(&'static str, &'static str, String, &'static [u16])> {
+    let form = "application/x-www-form-urlencoded";
+    vec![
+        ("JSON for a form", "application/json", "{}".into(), &[]),
+        ("an empty form", form, String::new(), &[200, 303]),
+        (
+            "odd characters",
+            form,
+            "client_id=%00&state=%0d%0aSet-Cookie:x&request_uri=%ff&next=%00&csrf=%00".into(),
+            &[200, 303],
+        ),
+        ("every field twice", form, "client_id=a&client_id=b&token=a&token=b".into(), &[200, 303]),
+        ("a large form", form, format!("client_id={}", "x".repeat(LARGE)), &[]),
+    ]
+}
+
 /// A value of a type that the schema does not have; null where every type may stand.
 fn wrong_value(schema: &Value) -> Value {
     let types = match &schema["type"] {
@@ -141,6 +172,7 @@ fn operations(document: &Value) -> Vec<Operation> {
                 body: operation
                     .pointer("/requestBody/content/application~1json/schema")
                     .map(|schema| resolve(document, schema)),
+                form: operation.pointer("/requestBody/content/application~1x-www-form-urlencoded").is_some(),
             });
         }
     }
@@ -164,7 +196,7 @@ fn resolve(document: &Value, schema: &Value) -> Value {
 
 /// Paths that any valid token opens, because they concern the caller itself.
 fn is_for_everybody(path: &str) -> bool {
-    ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys"]
+    ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys", "/auth/links"]
         .iter()
         .any(|own| path.starts_with(own))
 }

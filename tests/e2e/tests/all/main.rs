@@ -6,4 +6,5 @@ mod bad_input;
 mod benchmark;
 mod faults;
 mod journey;
+mod oauth_clients;
 mod platform;
