@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    extract::{FromRequestParts, State},
+    http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use kronos_common::{
@@ -151,14 +151,9 @@ pub(super) async fn register_client(
         (status = 401, description = "Not the registration's own token", body = ProblemBody),
     )
 )]
-pub(super) async fn read_registration(
-    State(app): State<App>,
-    Path(client_id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let registered = own(&app, &client_id, &headers).await?;
+pub(super) async fn read_registration(State(app): State<App>, Registrant(registered): Registrant) -> Response {
     let made = Made { client: registered.client.clone(), secret: None, registration_token: None };
-    Ok((NO_STORE, Json(describe(&app, made))).into_response())
+    (NO_STORE, Json(describe(&app, made))).into_response()
 }
 
 /// Replaces a client's own registration. It cannot give itself permissions.
@@ -175,15 +170,14 @@ pub(super) async fn read_registration(
 )]
 pub(super) async fn change_registration(
     State(app): State<App>,
-    Path(client_id): Path<String>,
+    Registrant(registered): Registrant,
     headers: HeaderMap,
     Json(body): Json<ClientMetadata>,
-) -> Result<Response> {
-    own(&app, &client_id, &headers).await?;
-    Ok(match change_itself(&app, &client_id, |_| body.settings()).await {
+) -> Response {
+    match change_itself(&app, &registered.client.client_id, |_| body.settings()).await {
         Ok(made) => (NO_STORE, Json(describe(&app, made))).into_response(),
         Err(problem) => oauth::refuse(as_registration(problem), &headers),
-    })
+    }
 }
 
 /// Ends a client's own registration, and its tokens.
@@ -195,24 +189,31 @@ pub(super) async fn change_registration(
         (status = 401, description = "Not the registration's own token", body = ProblemBody),
     )
 )]
-pub(super) async fn end_registration(
-    State(app): State<App>,
-    Path(client_id): Path<String>,
-    headers: HeaderMap,
-) -> Result<StatusCode> {
-    own(&app, &client_id, &headers).await?;
-    delete(&app, &client_id, &client_id).await?;
+pub(super) async fn end_registration(State(app): State<App>, Registrant(registered): Registrant) -> Result<StatusCode> {
+    let client_id = &registered.client.client_id;
+    delete(&app, client_id, client_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The client that the request's token was given to; the same refusal for an unknown one.
-async fn own(app: &App, client_id: &str, headers: &HeaderMap) -> Result<Arc<Registered>> {
-    let token = bearer(headers)?;
-    let registered = client_auth::find(app, client_id).await?.filter(|registered| {
-        let stored = registered.registration_token_hash.as_deref();
-        stored.is_some_and(|stored| hash_secret(token).ct_eq(stored).into())
-    });
-    registered.ok_or_else(|| Problem::unauthorized("token_invalid", "this is not the token of the registration"))
+/// The client whose registration the path names, proved by the token that it was given then.
+pub(super) struct Registrant(Arc<Registered>);
+
+impl FromRequestParts<App> for Registrant {
+    type Rejection = Problem;
+
+    /// # Errors
+    /// 401, the same for a wrong token and for an unknown client.
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let Path(client_id) = Path::<String>::from_request_parts(parts, app).await?;
+        let token = bearer(&parts.headers)?;
+        let registered = client_auth::find(app, &client_id).await?.filter(|registered| {
+            let stored = registered.registration_token_hash.as_deref();
+            stored.is_some_and(|stored| hash_secret(token).ct_eq(stored).into())
+        });
+        let registered = registered
+            .ok_or_else(|| Problem::unauthorized("token_invalid", "this is not the token of the registration"))?;
+        Ok(Self(registered))
+    }
 }
 
 fn describe(app: &App, made: Made) -> RegistrationAnswer {

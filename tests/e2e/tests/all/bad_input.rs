@@ -62,9 +62,13 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
             }
             // What concerns the caller's own session everybody may.
             if !is_for_everybody(&operation.path) {
+                let status = if has_a_token_of_its_own(&operation.path) { 401 } else { 403 };
                 let answer = send(&powerless, operation, Some(json!({}))).await;
-                wrong.extend(judge("a token without the permission", answer, &[403]));
+                wrong.extend(judge("a token without the permission", answer, &[status]));
             }
+        }
+        if has_a_token_of_its_own(&operation.path) {
+            continue;
         }
         if operation.form && !operation.needs_token {
             for (what, kind, body, status) in bad_forms() {
@@ -199,6 +203,11 @@ fn is_for_everybody(path: &str) -> bool {
     ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys", "/auth/links"]
         .iter()
         .any(|own| path.starts_with(own))
+}
+
+/// Paths that no token opens but the one that was given with the registration (RFC 7592).
+fn has_a_token_of_its_own(path: &str) -> bool {
+    path.starts_with("/oauth/register/")
 }
 
 async fn send(api: &Api, operation: &Operation, body: Option<Value>) -> Answer {
