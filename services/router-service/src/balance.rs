@@ -33,6 +33,8 @@ pub struct Rules {
 /// One address, and what is known of it.
 #[derive(Debug)]
 pub struct Instance {
+    /// Tells instances apart for as long as the process lives.
+    pub id: u64,
     pub authority: Authority,
     in_flight: AtomicU32,
     /// `f64` bits.
@@ -47,7 +49,9 @@ pub struct Instance {
 
 impl Instance {
     pub fn new(authority: Authority) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
+            id: COUNT.fetch_add(1, Relaxed),
             authority,
             in_flight: AtomicU32::new(0),
             latency_us: AtomicU64::new(0),
@@ -111,7 +115,8 @@ impl Instance {
         true
     }
 
-    fn latency(&self, now: u64) -> f64 {
+    /// What an answer is expected to take, in microseconds; 0 if nothing is known.
+    pub fn latency(&self, now: u64) -> f64 {
         let age = now.saturating_sub(self.measured_us.load(Relaxed)) as f64;
         f64::from_bits(self.latency_us.load(Relaxed)) * (-age / FORGET_US).exp()
     }
@@ -155,6 +160,11 @@ impl Budget {
         if self.balance.load(Relaxed) < BUDGET_CAP {
             self.balance.fetch_add(i64::from(retry_percent) * 10, Relaxed);
         }
+    }
+
+    /// Retries that could be paid for now.
+    pub fn left(&self) -> u64 {
+        u64::try_from(self.balance.load(Relaxed) / 1000).unwrap_or(0)
     }
 
     /// Whether one retry may be made; it is paid for.

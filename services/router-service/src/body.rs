@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::{connection::Connection, exchange::Exchange};
+use crate::{clock, connection::Connection, exchange::Exchange, upstream::Answer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,9 +37,8 @@ pub struct Source {
     too_large: AtomicBool,
     broken: AtomicBool,
     received: AtomicU64,
-    /// Since `epoch`, in milliseconds plus one; zero: not yet.
+    /// A moment of [`clock`]; zero: not yet.
     finished: AtomicU64,
-    epoch: Instant,
     connection: Arc<Connection>,
 }
 
@@ -55,8 +53,7 @@ impl Source {
             too_large: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             received: AtomicU64::new(0),
-            finished: AtomicU64::new(u64::from(is_empty)),
-            epoch: Instant::now(),
+            finished: AtomicU64::new(if is_empty { clock::exact_ms() } else { 0 }),
             connection,
         }
     }
@@ -85,29 +82,23 @@ impl Source {
         self.connection.body_blocked_for()
     }
 
-    /// Since when it has been read to its end.
-    pub fn finished(&self) -> Option<Instant> {
-        let millis = self.finished.load(Relaxed).checked_sub(1)?;
-        Some(self.epoch + std::time::Duration::from_millis(millis))
+    /// Since when it has been read to its end, in milliseconds of [`clock`].
+    pub fn finished(&self) -> Option<u64> {
+        Some(self.finished.load(Relaxed)).filter(|moment| *moment != 0)
     }
 
     fn finish(&self) {
-        let millis = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.finished.store(millis + 1, Relaxed);
+        self.finished.store(clock::exact_ms(), Relaxed);
     }
 }
 
 /// What an attempt sends.
-#[derive(Debug)]
-pub struct RequestBody(Option<Arc<Source>>);
+#[derive(Debug, Clone)]
+pub struct RequestBody(Arc<Source>);
 
 impl RequestBody {
-    pub fn empty() -> Self {
-        Self(None)
-    }
-
     pub fn new(source: &Arc<Source>) -> Self {
-        Self(Some(Arc::clone(source)))
+        Self(Arc::clone(source))
     }
 }
 
@@ -116,7 +107,7 @@ impl Body for RequestBody {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(source) = &self.0 else { return Poll::Ready(None) };
+        let source = &self.0;
         source.begun.store(true, Relaxed);
         let mut incoming = source.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
@@ -151,16 +142,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|source| source.incoming.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream())
+        self.0.incoming.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            None => SizeHint::with_exact(0),
-            Some(source) => source.hint,
-        }
+        self.0.hint
     }
 }
 
@@ -168,7 +154,7 @@ impl Body for RequestBody {
 #[derive(Debug)]
 enum From {
     /// An instance.
-    Instance(Incoming),
+    Instance(Answer),
     /// The gateway itself.
     Own(axum::body::Body),
 }
@@ -184,7 +170,7 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub fn instance(body: Incoming, exchange: Box<Exchange>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
+    pub fn instance(body: Answer, exchange: Box<Exchange>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
         Self::new(From::Instance(body), Some(exchange), drain)
     }
 
@@ -225,7 +211,7 @@ impl Body for ResponseBody {
             return Poll::Ready(None);
         }
         let frame = match &mut this.from {
-            From::Instance(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            From::Instance(body) => ready!(Pin::new(body).poll_frame(cx)),
             From::Own(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
         };
         match &frame {

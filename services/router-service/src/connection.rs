@@ -10,9 +10,10 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use http::HeaderValue;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -20,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     config::Gateway,
     sniff::{Sniffer, Verdict},
 };
@@ -49,8 +51,8 @@ impl From<&Gateway> for Deadlines {
 /// What becomes of a connection when its timer rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Ring again after so long.
-    Later(Duration),
+    /// Ring again at this moment of [`clock`].
+    At(u64),
     /// End it; the reason is a metric's label.
     Cut(&'static str),
 }
@@ -82,12 +84,13 @@ impl Drop for Seat {
     }
 }
 
-/// Moments are milliseconds since `epoch`, plus one; zero: not now.
+/// Moments are those of [`clock`]; zero: not now.
 #[derive(Debug)]
 pub struct Connection {
     pub peer: IpAddr,
+    /// The peer as it goes into `X-Forwarded-For`.
+    pub peer_text: HeaderValue,
     pub is_http2: bool,
-    epoch: Instant,
     active: AtomicU32,
     head_since: AtomicU64,
     idle_since: AtomicU64,
@@ -100,23 +103,20 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(peer: IpAddr, is_http2: bool, seat: Seat) -> Self {
+        let (peer, now) = (peer.to_canonical(), clock::refresh());
         Self {
             _seat: seat,
-            peer: peer.to_canonical(),
+            peer,
+            peer_text: HeaderValue::try_from(peer.to_string()).expect("an address is visible ASCII"),
             is_http2,
-            epoch: Instant::now(),
             active: AtomicU32::new(0),
-            head_since: AtomicU64::new(1),
-            idle_since: AtomicU64::new(1),
-            read_at: AtomicU64::new(1),
+            head_since: AtomicU64::new(now),
+            idle_since: AtomicU64::new(now),
+            read_at: AtomicU64::new(now),
             write_blocked_since: AtomicU64::new(0),
             body_blocked_since: AtomicU64::new(0),
             sniffer: Mutex::default(),
         }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
     /// A request's head is complete. The guard's end is the request's end.
@@ -140,7 +140,8 @@ impl Connection {
     pub fn body_blocked(&self, blocked: bool) {
         let known = self.body_blocked_since.load(Relaxed) != 0;
         if known != blocked {
-            self.body_blocked_since.store(if blocked { self.now() } else { 0 }, Relaxed);
+            // Perhaps on another thread than the connection's.
+            self.body_blocked_since.store(if blocked { clock::exact_ms() } else { 0 }, Relaxed);
         }
     }
 
@@ -148,13 +149,13 @@ impl Connection {
     pub fn body_blocked_for(&self) -> Duration {
         match self.body_blocked_since.load(Relaxed) {
             0 => Duration::ZERO,
-            since => Duration::from_millis(self.now().saturating_sub(since)),
+            since => Duration::from_millis(clock::exact_ms().saturating_sub(since)),
         }
     }
 
     /// Whether a deadline has passed, or when to look again.
     pub fn due(&self, deadlines: &Deadlines) -> Due {
-        let now = self.now();
+        let now = clock::exact_ms();
         let mut next = deadlines.keep_alive;
         let mut overdue = |since: u64, limit: u64| {
             let passed = now.saturating_sub(since);
@@ -184,11 +185,11 @@ impl Connection {
         }
         // A deadline that begins meanwhile is noticed late by this much at most.
         let shortest = deadlines.header.min(deadlines.body_idle).min(deadlines.write).min(deadlines.keep_alive);
-        Due::Later(Duration::from_millis(next.min(shortest / 2 + 1).max(5)))
+        Due::At(now + next.min(shortest / 2 + 1).max(5))
     }
 
     fn has_read(&self, bytes: &[u8]) {
-        let now = self.now();
+        let now = clock::coarse_ms();
         self.read_at.store(now, Relaxed);
         if self.is_http2 {
             return;
@@ -222,7 +223,7 @@ impl Drop for Active {
         let connection = &self.0;
         if connection.active.fetch_sub(1, Relaxed) == 1 {
             connection.body_blocked_since.store(0, Relaxed);
-            connection.idle_since.store(connection.now(), Relaxed);
+            connection.idle_since.store(clock::coarse_ms(), Relaxed);
             if !connection.is_http2 {
                 connection.sniffer.lock().unwrap_or_else(PoisonError::into_inner).resume();
             }
@@ -245,7 +246,7 @@ impl Watched {
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         let blocked = &self.connection.write_blocked_since;
         match (&written, blocked.load(Relaxed)) {
-            (Poll::Pending, 0) => blocked.store(self.connection.now(), Relaxed),
+            (Poll::Pending, 0) => blocked.store(clock::coarse_ms(), Relaxed),
             (Poll::Ready(_), since) if since != 0 => blocked.store(0, Relaxed),
             _ => {}
         }

@@ -1,39 +1,56 @@
 //! The record of one request, from its head to its answer's last byte; when it is dropped, the request is measured and
 //! written to the request log.
 
-use std::{sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method};
 use kronos_common::{identity::Claims, trace::TraceContext};
 use tracing::Span;
 
 use crate::{
-    balance::InFlight,
-    body::Source,
-    connection::Active,
-    telemetry::{Line, RequestLog, RouteSeconds},
+    balance::InFlight, body::Source, connection::Active, proxy::Core, request_log::Line, table::Route,
+    telemetry::RouteSeconds,
 };
 
 /// What a client that went away before its answer is counted as.
 const CLIENT_GONE: u16 = 499;
 
+/// What answers a request.
+#[derive(Debug, Clone)]
+pub enum Served {
+    /// Nothing that is configured.
+    Unmatched,
+    /// The gateway's own endpoints.
+    Own,
+    Route(Arc<Route>),
+}
+
+impl Served {
+    /// As a label.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unmatched => "unmatched",
+            Self::Own => "gateway",
+            Self::Route(route) => &route.name,
+        }
+    }
+}
+
 /// One request.
-#[derive(Debug)]
 pub struct Exchange {
+    core: Rc<Core>,
     pub begun: Instant,
     pub method: Method,
-    pub route: Arc<str>,
-    pub seconds: Arc<RouteSeconds>,
+    pub served: Served,
     pub trace: TraceContext,
     pub span: Span,
     pub request_id: HeaderValue,
     pub subject: Option<Arc<Claims>>,
-    pub upstream: Option<Arc<str>>,
     pub source: Option<Arc<Source>>,
     /// Zero until there is an answer.
     pub status: u16,
-    /// `None`: somebody else writes the line.
-    pub log: Option<RequestLog>,
+    /// Somebody else writes the line.
+    pub unlogged: bool,
     pub in_flight: Option<InFlight>,
     /// Keeps the connection's idle deadline away.
     pub active: Active,
@@ -41,36 +58,28 @@ pub struct Exchange {
     complete: bool,
 }
 
-/// What is known of a request at once.
-#[derive(Debug)]
-pub struct Beginning {
-    pub begun: Instant,
-    pub method: Method,
-    pub route: Arc<str>,
-    pub seconds: Arc<RouteSeconds>,
-    pub trace: TraceContext,
-    pub span: Span,
-    pub request_id: HeaderValue,
-    pub log: RequestLog,
-    pub active: Active,
-}
-
 impl Exchange {
-    pub fn begin(beginning: Beginning) -> Self {
-        let Beginning { begun, method, route, seconds, trace, span, request_id, log, active } = beginning;
+    pub fn begin(
+        core: Rc<Core>,
+        begun: Instant,
+        method: Method,
+        span: Span,
+        trace: TraceContext,
+        request_id: HeaderValue,
+        active: Active,
+    ) -> Self {
         Self {
+            core,
             begun,
             method,
-            route,
-            seconds,
+            served: Served::Unmatched,
             trace,
             span,
             request_id,
             subject: None,
-            upstream: None,
             source: None,
             status: 0,
-            log: Some(log),
+            unlogged: false,
             in_flight: None,
             active,
             sent: 0,
@@ -93,21 +102,35 @@ impl Exchange {
         self.complete = true;
         self.in_flight = None;
     }
+
+    fn seconds(&self) -> &RouteSeconds {
+        match &self.served {
+            Served::Unmatched => &self.core.gateway.unmatched,
+            Served::Own => &self.core.gateway.own_seconds,
+            Served::Route(route) => &route.seconds,
+        }
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("served", &self.served).field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         let status = if self.status == 0 { CLIENT_GONE } else { self.status };
         let took = self.begun.elapsed();
-        self.seconds.observe(&self.method, status, took);
+        self.seconds().observe(&self.method, status, took);
         self.span.record("http.response.status_code", status);
         if self.source.as_ref().is_some_and(|source| source.finished().is_none()) {
             self.active.lost();
         }
-        if let Some(log) = &self.log {
-            log.write(Line {
+        if !self.unlogged {
+            self.core.log(Line {
                 method: self.method.clone(),
-                route: Arc::clone(&self.route),
+                served: self.served.clone(),
                 status,
                 duration: took,
                 request_bytes: self.source.as_ref().map_or(0, |source| source.received()),
@@ -115,7 +138,6 @@ impl Drop for Exchange {
                 trace_id: self.trace.trace_id,
                 request_id: self.request_id.clone(),
                 subject: self.subject.take(),
-                upstream: self.upstream.take(),
                 complete: self.complete,
             });
         }

@@ -1,25 +1,31 @@
 //! Sends an admitted request to an instance, a second time to another if that is safe and affordable, and passes the answer
 //! on as it comes. Upgrades become tunnels.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
-
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
-use hyper::{
-    body::{Body as _, Incoming},
-    upgrade::OnUpgrade,
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, ready},
+    time::{Duration, Instant},
 };
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use hyper::{body::Body as _, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use kronos_common::problem::Problem;
-use tokio::time::{Instant, sleep_until};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
     balance::{self, Instance},
     body::{RequestBody, ResponseBody, Source, Trouble},
+    clock,
     exchange::Exchange,
-    headers::{self, Told},
+    headers::{self, Origin, Outgoing},
     proxy::{Arrived, Core, finish, refuse_with, too_large},
     table::Route,
-    upstream::Failure,
+    upstream::{Content, Failure, Reply},
 };
 
 /// How an attempt ended without an answer.
@@ -33,64 +39,52 @@ enum Ended {
 
 pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Response<ResponseBody> {
     let Arrived { mut parts, body, connection, origin, host, keeps_trace, mut exchange, limits } = arrived;
-    exchange.upstream = Some(Arc::clone(&route.upstream.name));
     let source =
         (!body.is_end_stream()).then(|| Arc::new(Source::new(body, route.body_limit, Arc::clone(&connection))));
     exchange.source.clone_from(&source);
     let upgrade = headers::wanted_upgrade(parts.version, &parts.headers).filter(|_| parts.method == Method::GET);
     let client_side = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
-    headers::strip_request(&mut parts.headers);
-    headers::tell(
-        &mut parts.headers,
-        &Told {
-            origin: &origin,
-            host: host.as_ref(),
-            request_id: &exchange.request_id,
-            trace: &exchange.trace,
-            keeps_trace,
-            subject: exchange.subject.as_deref(),
-        },
-    );
-    // The instance's own name goes to the instance.
-    parts.headers.remove(header::HOST);
-    if let Some(protocol) = &upgrade {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, protocol.clone());
-    }
-    let prepared = Prepared { parts, source, is_upgrade: upgrade.is_some() };
+    let target = route.spec.rewrite.as_ref().map(|rewrite| {
+        let path = rewrite.apply(&route.spec.matches.path, parts.uri.path());
+        parts.uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"))
+    });
+    let prepared = Prepared { parts, target, source, upgrade, origin, host, keeps_trace };
     match attempts(core, route, &prepared, &mut exchange).await {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => match client_side {
+        Ok(Reply { status, mut headers, content: Content::Body(body) }) => {
+            finish(&mut headers, &mut exchange, status, limits.as_ref());
+            let is_events = headers
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+            let drain = is_events.then(|| core.gateway.shutdown.clone().cancelled_owned());
+            let mut response = Response::new(ResponseBody::instance(body, exchange, drain));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response
+        }
+        Ok(Reply { headers, content: Content::Tunnel { protocol, stream, first }, .. }) => match client_side {
             Some(client_side) => {
                 connection.upgraded();
-                tunnel(core, client_side, response, exchange)
+                tunnel(core, client_side, headers, protocol, (stream, first), exchange)
             }
             None => {
                 let problem = failed("upstream_failed", StatusCode::BAD_GATEWAY, "the instance changed the protocol");
                 refuse_with(exchange, limits.as_ref(), problem, prepared.is_unread())
             }
         },
-        Ok(response) => {
-            let (mut parts, body) = response.into_parts();
-            headers::strip_response(&mut parts.headers);
-            finish(&mut parts.headers, &mut exchange, parts.status, limits.as_ref());
-            let is_events = parts
-                .headers
-                .get(header::CONTENT_TYPE)
-                .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-            let drain = is_events.then(|| core.gateway.shutdown.clone().cancelled_owned());
-            parts.version = http::Version::HTTP_11;
-            parts.extensions.clear();
-            Response::from_parts(parts, ResponseBody::instance(body, exchange, drain))
-        }
         Err(problem) => refuse_with(exchange, limits.as_ref(), problem, prepared.is_unread()),
     }
 }
 
 /// A request as it goes to an instance, but for the instance.
 struct Prepared {
-    parts: http::request::Parts,
+    parts: Parts,
+    /// Path and query, where the route rewrites them.
+    target: Option<String>,
     source: Option<Arc<Source>>,
-    is_upgrade: bool,
+    upgrade: Option<HeaderValue>,
+    origin: Origin,
+    host: Option<HeaderValue>,
+    keeps_trace: bool,
 }
 
 impl Prepared {
@@ -98,18 +92,23 @@ impl Prepared {
         self.source.as_ref().is_some_and(|source| source.finished().is_none())
     }
 
-    fn to(&self, instance: &Instance) -> Result<Request<RequestBody>, Problem> {
-        let target = self.parts.uri.path_and_query().cloned();
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(instance.authority.clone());
-        uri.path_and_query = target;
-        let body = self.source.as_ref().map_or_else(RequestBody::empty, RequestBody::new);
-        let mut request = Request::new(body);
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = Uri::from_parts(uri).map_err(Problem::internal)?;
-        *request.headers_mut() = self.parts.headers.clone();
-        Ok(request)
+    fn write(&self, exchange: &Exchange, instance: &Instance, out: &mut Vec<u8>) {
+        let outgoing = Outgoing {
+            method: &self.parts.method,
+            target: self
+                .target
+                .as_deref()
+                .unwrap_or_else(|| self.parts.uri.path_and_query().map_or("/", |target| target.as_str())),
+            headers: &self.parts.headers,
+            upgrade: self.upgrade.as_ref(),
+            origin: &self.origin,
+            host: self.host.as_ref(),
+            request_id: &exchange.request_id,
+            trace: &exchange.trace,
+            keeps_trace: self.keeps_trace,
+            subject: exchange.subject.as_deref(),
+        };
+        outgoing.write(out, instance.authority.as_str());
     }
 
     fn is_whole(&self) -> bool {
@@ -122,18 +121,13 @@ impl Prepared {
 }
 
 /// One attempt, and perhaps a second one.
-async fn attempts(
-    core: &Core,
-    route: &Route,
-    prepared: &Prepared,
-    exchange: &mut Exchange,
-) -> Result<Response<Incoming>, Problem> {
+async fn attempts(core: &Core, route: &Route, prepared: &Prepared, exchange: &mut Exchange) -> Result<Reply, Problem> {
     let upstream = &route.upstream;
-    let metrics = &core.gateway.metrics;
     let mut first: Option<Arc<Instance>> = None;
     upstream.budget.deposit(core.gateway.config.balance.retry_percent);
     loop {
-        let now = core.now_us();
+        let begun = if first.is_none() { exchange.begun } else { Instant::now() };
+        let now = core.us_of(begun);
         let random = |below: u32| rand::random_range(0..below.max(1));
         let picked = balance::pick(&upstream.members, first.as_deref(), now, &core.rules, random);
         // A connection that was closed as we used it deserves a new one, even to the only instance.
@@ -141,14 +135,14 @@ async fn attempts(
             return Err(all_away());
         };
         exchange.in_flight = Some(instance.enter());
-        let failure = match attempt(core, route, prepared, &instance).await? {
+        let failure = match attempt(core, route, prepared, exchange, &instance, clock::ms_of(begun)).await {
             Ok(response) => {
-                let took = core.now_us().saturating_sub(now);
+                let answered = core.now_us();
                 // What a load balancer or a draining instance says; a plain 500 is the application's own business.
-                if matches!(response.status().as_u16(), 502..=504) {
+                if matches!(response.status.as_u16(), 502..=504) {
                     note_failure(core, route, &instance, "status");
                 } else {
-                    instance.succeeded(core.now_us(), took);
+                    instance.succeeded(answered, answered.saturating_sub(now));
                 }
                 return Ok(response);
             }
@@ -175,11 +169,11 @@ async fn attempts(
         };
         note_failure(core, route, &instance, if unsent { "connect" } else { "broken" });
         tracing::debug!(upstream = &*upstream.name, error = format!("{failure:#}"), "attempt failed");
-        let safe = prepared.is_whole() && (unsent || (prepared.is_idempotent() && !prepared.is_upgrade));
+        let safe = prepared.is_whole() && (unsent || (prepared.is_idempotent() && prepared.upgrade.is_none()));
         // To connect again to the one instance that refused is no second chance.
         let elsewhere = upstream.members.len() > 1 || !unsent;
         if first.is_none() && safe && elsewhere && upstream.budget.withdraw() {
-            metrics.retries.with_label_values(&[&*upstream.name]).inc();
+            core.gateway.metrics.retries.with_label_values(&[&*upstream.name]).inc();
             first = Some(instance);
             continue;
         }
@@ -205,70 +199,81 @@ async fn attempt(
     core: &Core,
     route: &Route,
     prepared: &Prepared,
-    instance: &Instance,
-) -> Result<Result<Response<Incoming>, Ended>, Problem> {
-    let mut sending = pin!(core.forwarder.send(prepared.to(instance)?));
-    let body_idle = Duration::from_millis(core.deadlines.body_idle);
-    let begun = Instant::now();
-    let first = prepared.source.as_ref().map_or(route.timeout, |_| route.timeout.min(body_idle));
-    let mut timer = pin!(sleep_until(begun + first));
-    let mut received = 0;
-    let mut progress = begun;
-    loop {
-        tokio::select! {
-            biased;
-            sent = &mut sending => return Ok(sent.map_err(Ended::Failed)),
-            () = &mut timer => {}
-        }
-        let Some(source) = &prepared.source else { return Ok(Err(Ended::TimedOut)) };
-        let now = Instant::now();
-        let since = match source.finished() {
-            Some(finished) => Instant::from_std(finished).max(begun),
-            None => {
-                if source.received() > received {
-                    (received, progress) = (source.received(), now);
-                }
-                progress
+    exchange: &Exchange,
+    instance: &Arc<Instance>,
+    begun: u64,
+) -> Result<Reply, Ended> {
+    let body = prepared.source.as_ref().map(RequestBody::new);
+    let write = |out: &mut Vec<u8>| prepared.write(exchange, instance, out);
+    let mut sending = pin!(core.forwarder.send(instance, &prepared.parts.method, write, body));
+    let body_idle = core.deadlines.body_idle;
+    let timeout = millis(route.timeout);
+    let mut alarm = core.alarms.alarm();
+    alarm.set(begun + prepared.source.as_ref().map_or(timeout, |_| timeout.min(body_idle)));
+    let (mut received, mut progress) = (0, begun);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(sent.map_err(Ended::Failed));
             }
-        };
-        let blocked = if source.finished().is_none() { source.blocked_for() } else { Duration::ZERO };
-        if blocked >= body_idle {
-            return Ok(Err(Ended::ClientPaused));
+            ready!(alarm.poll(cx));
+            // It rings late, but never early.
+            let Some(source) = &prepared.source else { return Poll::Ready(Err(Ended::TimedOut)) };
+            let now = clock::exact_ms();
+            let since = match source.finished() {
+                Some(finished) => finished.max(begun),
+                None => {
+                    if source.received() > received {
+                        (received, progress) = (source.received(), now);
+                    }
+                    progress
+                }
+            };
+            let blocked = if source.finished().is_none() { millis(source.blocked_for()) } else { 0 };
+            if blocked >= body_idle {
+                return Poll::Ready(Err(Ended::ClientPaused));
+            }
+            let deadline = since + timeout;
+            if now >= deadline && blocked == 0 {
+                return Poll::Ready(Err(Ended::TimedOut));
+            }
+            let next = if blocked > 0 { now + (body_idle - blocked) } else { deadline };
+            alarm.set(next.max(now + 1));
         }
-        let deadline = since + route.timeout;
-        let waits_for_client = !blocked.is_zero();
-        if now >= deadline && !waits_for_client {
-            return Ok(Err(Ended::TimedOut));
-        }
-        let next = if waits_for_client { now + (body_idle - blocked) } else { deadline };
-        timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
-    }
+    })
+    .await
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Passes the answer to an upgrade on, and then bytes both ways until one side ends or the gateway does.
 fn tunnel(
     core: &Rc<Core>,
     client_side: OnUpgrade,
-    mut response: Response<Incoming>,
+    mut headers: HeaderMap,
+    protocol: Option<HeaderValue>,
+    (mut instance, first): (TcpStream, BytesMut),
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
-    let instance_side = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
-    let protocol = parts.headers.get(header::UPGRADE).cloned();
-    headers::strip_response(&mut parts.headers);
-    finish(&mut parts.headers, &mut exchange, parts.status, None);
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    finish(&mut headers, &mut exchange, StatusCode::SWITCHING_PROTOCOLS, None);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
-        parts.headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::UPGRADE, protocol);
     }
     let shutdown = core.gateway.shutdown.clone();
     core.tasks.spawn_local(async move {
-        let (Ok(client), Ok(instance)) = tokio::join!(client_side, instance_side) else { return };
-        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-        let mut both = pin!(tokio::io::copy_bidirectional(&mut client, &mut instance));
+        let Ok(client) = client_side.await else { return };
+        let mut client = TokioIo::new(client);
+        let mut both = pin!(async {
+            client.write_all(&first).await?;
+            let (_, down) = tokio::io::copy_bidirectional(&mut client, &mut instance).await?;
+            std::io::Result::Ok(down + first.len() as u64)
+        });
         tokio::select! {
             copied = &mut both => {
-                if let Ok((_, down)) = copied {
+                if let Ok(down) = copied {
                     exchange.sent(down);
                     exchange.complete();
                 }
@@ -276,7 +281,10 @@ fn tunnel(
             () = shutdown.cancelled() => {}
         }
     });
-    Response::from_parts(parts, ResponseBody::none())
+    let mut response = Response::new(ResponseBody::none());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
 }
 
 fn all_away() -> Problem {

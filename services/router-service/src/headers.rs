@@ -1,24 +1,23 @@
 //! Header and path hygiene: what is refused, what is removed, what is added. No decision here depends on a route.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use ipnet::IpNet;
-use kronos_common::problem::Problem;
-use uuid::Uuid;
+use kronos_common::{identity::Claims, problem::Problem, trace::TraceContext};
+use uuid::Builder;
+
+use crate::request_log::write_hex;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_KRONOS_SUBJECT: HeaderName = HeaderName::from_static("x-kronos-subject");
-const X_KRONOS_CLIENT: HeaderName = HeaderName::from_static("x-kronos-client");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const TRACEPARENT: HeaderName = HeaderName::from_static(kronos_common::trace::TRACEPARENT);
 
 /// Longest path with its query, in bytes.
 const LONGEST_TARGET: usize = 8192;
@@ -69,11 +68,22 @@ pub fn check(
         (None, authority) => HeaderValue::try_from(authority.unwrap_or_default())
             .map_err(|_| Problem::bad_request("invalid_host", "the host is not valid"))?,
     };
-    let valid = host.to_str().ok().and_then(|host| host.parse::<http::uri::Authority>().ok());
-    if valid.is_none_or(|authority| authority.as_str().contains('@') || authority.host().is_empty()) {
-        return Err(Problem::bad_request("invalid_host", "the Host header is not a host"));
+    if !is_plain_host(host.as_bytes()) {
+        let valid = host.to_str().ok().and_then(|host| host.parse::<http::uri::Authority>().ok());
+        if valid.is_none_or(|authority| authority.as_str().contains('@') || authority.host().is_empty()) {
+            return Err(Problem::bad_request("invalid_host", "the Host header is not a host"));
+        }
     }
     Ok(Some(host))
+}
+
+/// A name and perhaps a port, as nearly all are: nothing to take apart.
+fn is_plain_host(host: &[u8]) -> bool {
+    let colon = memchr::memchr(b':', host).unwrap_or(host.len());
+    let (name, port) = host.split_at(colon);
+    !name.is_empty()
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+        && (port.is_empty() || (2..=5).contains(&port.len()) && port[1..].iter().all(u8::is_ascii_digit))
 }
 
 /// The path in the form in which it is matched and sent on: escapes of plain characters undone (RFC 3986 section 6.2.2), so
@@ -136,12 +146,11 @@ pub struct Origin {
     pub is_https: bool,
 }
 
-/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right.
-pub fn origin(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right. `text` is the peer's address.
+pub fn origin(peer: IpAddr, text: &HeaderValue, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    let own = || HeaderValue::try_from(peer.to_string()).expect("an address is visible ASCII");
     if trusted.is_empty() || !is_trusted(&peer) {
-        return Origin { address: peer, chain: own(), is_https: false };
+        return Origin { address: peer, chain: text.clone(), is_https: false };
     }
     let mut before = Vec::new();
     for value in headers.get_all(X_FORWARDED_FOR) {
@@ -163,7 +172,7 @@ pub fn origin(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
     let proto = headers.get_all(X_FORWARDED_PROTO).iter().next_back();
     Origin {
         address,
-        chain: HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| own()),
+        chain: HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| text.clone()),
         is_https: proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")),
     }
 }
@@ -180,76 +189,134 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
         (Some(id), None) => id.clone(),
         _ => {
             let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-            let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
-            HeaderValue::from_str(text).expect("a UUID is visible ASCII")
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            // Not `now_v7`, whose counter all cores would share.
+            let id = Builder::from_unix_timestamp_millis(u64::try_from(now).unwrap_or(0), &rand::random()).into_uuid();
+            HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).expect("a UUID is visible ASCII")
         }
     }
 }
 
-/// Removes what ends at this hop (RFC 9110 section 7.6.1) and every copy of a header whose truth only the gateway knows.
-/// Names with `_` go too: some servers read them as `-`.
-pub fn strip_request(headers: &mut HeaderMap) {
-    let wants_trailers = headers.get_all(header::TE).iter().any(|value| {
-        value.to_str().is_ok_and(|text| text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
-    });
-    strip_hop_by_hop(headers);
-    headers.remove(header::EXPECT);
-    headers.remove(header::PROXY_AUTHORIZATION);
-    let untrusted = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-") && ["x-forwarded", "x-kronos-", "x-real-ip"].iter().any(|bad| name.starts_with(bad))
-            || name == "forwarded"
-            || name.contains('_')
-    };
-    let gone: Vec<HeaderName> = headers.keys().filter(untrusted).cloned().collect();
-    for name in gone {
-        headers.remove(name);
-    }
-    if wants_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// What the gateway says to the instance of the request.
+/// A request as it goes to an instance, but for the instance and what frames the body.
 #[derive(Debug)]
-pub struct Told<'a> {
+pub struct Outgoing<'a> {
+    pub method: &'a Method,
+    /// Path and query.
+    pub target: &'a str,
+    /// As the client sent them.
+    pub headers: &'a HeaderMap,
+    /// The protocol to change to.
+    pub upgrade: Option<&'a HeaderValue>,
     pub origin: &'a Origin,
     pub host: Option<&'a HeaderValue>,
     pub request_id: &'a HeaderValue,
-    pub trace: &'a kronos_common::trace::TraceContext,
+    pub trace: &'a TraceContext,
     /// The caller's trace state belongs to a trace that was taken up.
     pub keeps_trace: bool,
-    pub subject: Option<&'a kronos_common::identity::Claims>,
+    pub subject: Option<&'a Claims>,
 }
 
-/// Adds what only the gateway may say; to be called after [`strip_request`].
-pub fn tell(headers: &mut HeaderMap, told: &Told<'_>) {
-    headers.insert(X_FORWARDED_FOR, told.origin.chain.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if told.origin.is_https { "https" } else { "http" }));
-    if let Some(host) = told.host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-    }
-    headers.insert(X_REQUEST_ID, told.request_id.clone());
-    if let Ok(trace) = HeaderValue::try_from(told.trace.to_string()) {
-        headers.insert(TRACEPARENT, trace);
-    }
-    if !told.keeps_trace {
-        headers.remove(TRACESTATE);
-    }
-    if let Some(claims) = told.subject {
-        for (name, text) in [(X_KRONOS_SUBJECT, &claims.sub), (X_KRONOS_CLIENT, &claims.client_id)] {
-            if let Ok(value) = HeaderValue::from_str(text) {
-                headers.insert(name, value);
+impl Outgoing<'_> {
+    /// Writes the request line and the headers: the client's without what ends at this hop (RFC 9110 section 7.6.1) and
+    /// without any copy of what only the gateway may say, and then what the gateway says.
+    pub fn write(&self, out: &mut Vec<u8>, authority: &str) {
+        for part in [self.method.as_str(), " ", self.target, " HTTP/1.1\r\nhost: ", authority, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        let named = named_by_connection(self.headers);
+        let mut cookies = 0;
+        for (name, value) in self.headers {
+            if *name == header::COOKIE {
+                cookies += 1;
+            } else if !ends_here(name) && !named.contains(name) && (self.keeps_trace || *name != TRACESTATE) {
+                line(out, name.as_str(), value.as_bytes());
             }
+        }
+        if cookies > 0 && !named.contains(&header::COOKIE) {
+            // HTTP/2 cuts it into several lines, HTTP/1.1 has one (RFC 9113 section 8.2.3).
+            out.extend_from_slice(b"cookie: ");
+            for (index, value) in self.headers.get_all(header::COOKIE).iter().enumerate() {
+                out.extend_from_slice(if index > 0 { b"; " } else { b"" });
+                out.extend_from_slice(value.as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        self.tell(out);
+    }
+
+    fn tell(&self, out: &mut Vec<u8>) {
+        line(out, "x-forwarded-for", self.origin.chain.as_bytes());
+        line(out, "x-forwarded-proto", if self.origin.is_https { b"https" } else { b"http" });
+        if let Some(host) = self.host {
+            line(out, "x-forwarded-host", host.as_bytes());
+        }
+        line(out, "x-request-id", self.request_id.as_bytes());
+        let mut trace = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut trace[3..35], self.trace.trace_id);
+        write_hex(&mut trace[36..52], self.trace.span_id.into());
+        trace[54] += u8::from(self.trace.sampled);
+        line(out, "traceparent", &trace);
+        if let Some(claims) = self.subject {
+            for (name, text) in [("x-kronos-subject", &claims.sub), ("x-kronos-client", &claims.client_id)] {
+                if text.bytes().all(|byte| byte >= b' ' && byte != 0x7f) {
+                    line(out, name, text.as_bytes());
+                }
+            }
+        }
+        let wants_trailers = self.headers.get_all(header::TE).iter().any(|value| {
+            value
+                .to_str()
+                .is_ok_and(|text| text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+        });
+        if wants_trailers {
+            line(out, "te", b"trailers");
+        }
+        if let Some(protocol) = self.upgrade {
+            line(out, "connection", b"upgrade");
+            line(out, "upgrade", protocol.as_bytes());
         }
     }
 }
 
-/// Removes from an answer what ends at this hop and what tells of the inside.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    headers.remove(header::SERVER);
-    headers.remove(X_POWERED_BY);
+fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What is between the client and the gateway, or what the gateway alone may say. Names with `_` too: some servers read them
+/// as `-`.
+fn ends_here(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "expect"
+            | "forwarded"
+            | "host"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "traceparent"
+            | "transfer-encoding"
+            | "upgrade"
+            | "x-request-id"
+    ) || (name.starts_with("x-") && ["x-forwarded", "x-kronos-", "x-real-ip"].iter().any(|bad| name.starts_with(bad)))
+        || name.contains('_')
+}
+
+/// Headers that `Connection` declares to end at this hop.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|text| text.split(',').map(str::trim))
+        .filter(|token| !["close", "keep-alive", "upgrade"].iter().any(|plain| token.eq_ignore_ascii_case(plain)))
+        .filter_map(|token| HeaderName::try_from(token).ok())
+        .collect()
 }
 
 /// Adds to every answer what protects a browser; an instance that says it otherwise is left to.
@@ -277,30 +344,4 @@ pub fn wanted_upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
     let protocol = headers.get(header::UPGRADE)?;
     // Not h2c: a change of protocol must not hide requests from the gateway.
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket").then(|| protocol.clone())
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .filter_map(|token| HeaderName::try_from(token.trim()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in [
-        header::CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
-        headers.remove(name);
-    }
 }

@@ -24,9 +24,11 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local period, requests, want, back = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local step = period / requests
+-- how far ahead of its rate a client may be
+local ahead = step * tonumber(ARGV[5])
 local arrival = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
 arrival = math.max(arrival - back * step, now)
-local room = math.floor((now + period - arrival) / step + 0.001)
+local room = math.floor((now + ahead - arrival) / step + 0.001)
 local grant = math.max(math.min(want, room), 0)
 arrival = arrival + grant * step
 if arrival > now then
@@ -35,7 +37,7 @@ else
   redis.call('DEL', KEYS[1])
 end
 local wait = 0
-if grant == 0 then wait = math.max(math.ceil(arrival + step - now - period), 1) end
+if grant == 0 then wait = math.max(math.ceil(arrival + step - now - ahead), 1) end
 return {grant, math.max(room - grant, 0), wait, math.ceil(arrival - now)}
 ";
 
@@ -185,7 +187,8 @@ impl Worker {
                 .arg(order.quota.period_us)
                 .arg(order.quota.requests)
                 .arg(order.want)
-                .arg(order.back);
+                .arg(order.back)
+                .arg(order.quota.burst);
         }
         pipe
     }

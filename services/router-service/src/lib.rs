@@ -3,8 +3,11 @@
 //! cores that ask no database. `proxy` is the way of a request, `table` what it is served by, `routes` the gateway's own
 //! endpoints.
 
+pub mod alarm;
 pub mod balance;
 pub mod body;
+pub mod clock;
+pub mod condition;
 pub mod config;
 pub mod connection;
 pub mod exchange;
@@ -17,6 +20,8 @@ pub mod live;
 pub mod matcher;
 pub mod openapi;
 pub mod proxy;
+pub mod request_log;
+pub mod rewrite;
 pub mod route;
 pub mod routes;
 pub mod seed;
@@ -25,6 +30,7 @@ pub mod sniff;
 pub mod store;
 pub mod table;
 pub mod telemetry;
+pub mod tokens;
 pub mod upstream;
 
 use std::{
@@ -50,10 +56,11 @@ use crate::{
     limit::{Limiter, Quota, Rule},
     live::Live,
     proxy::Gateway,
+    request_log::RequestLog,
     routes::docs::Documents,
     store::Store,
     table::{CompiledLimit, Defaults},
-    telemetry::{Metrics, RequestLog},
+    telemetry::Metrics,
 };
 
 /// The commented reference of every setting.
@@ -71,6 +78,8 @@ pub struct App {
     store: Store,
     live: Arc<Live>,
     verifier: Verifier,
+    /// Where the clock of the instances' state begins.
+    epoch: Instant,
 }
 
 impl FromRef<App> for Verifier {
@@ -137,7 +146,7 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let limiter = Arc::new(Limiter::new(leases, config.limits.max_clients, epoch));
     jobs::sweep_limits(Arc::clone(&limiter), context);
 
-    let app = App { store: store.clone(), live: Arc::clone(&live), verifier: verifier.clone() };
+    let app = App { store: store.clone(), live: Arc::clone(&live), verifier: verifier.clone(), epoch };
     let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
     let router = routes::router().layer(idempotency).with_state(app);
     Ok((Parts { config, live, verifier, limiter, metrics, epoch }, router))
@@ -147,6 +156,7 @@ impl Parts {
     fn gateway(&self, context: &Context, own: axum::Router) -> anyhow::Result<Gateway> {
         let services = seed::upstreams(&self.config.services).map(|(name, _)| name).to_vec();
         let keep = Duration::from_millis(self.config.gateway.openapi_cache_ms);
+        let telemetry = &self.config.telemetry;
         let documents = Documents::new(Arc::clone(&self.live), own.clone(), services, keep)?;
         Ok(Gateway {
             config: Arc::clone(&self.config),
@@ -155,7 +165,8 @@ impl Parts {
             limiter: Arc::clone(&self.limiter),
             default_limit: default_limit(&self.config.limits),
             metrics: self.metrics.clone(),
-            log: RequestLog::start(&self.metrics),
+            log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some()),
+            traces: telemetry.traces_endpoint.is_some(),
             own,
             documents: Arc::new(documents),
             main: tokio::runtime::Handle::current(),
@@ -232,8 +243,8 @@ fn sow_later(store: Store, live: Arc<Live>, config: Config, context: &Context) {
 fn default_limit(config: &config::Limits) -> Option<Arc<CompiledLimit>> {
     let config::Limits { default_requests: requests, default_per_seconds: seconds, .. } = *config;
     (requests > 0).then(|| {
-        let quota = Quota { requests, period_us: u64::from(seconds.max(1)) * 1_000_000 };
-        let rule = Rule { id: format!("default:{requests}/{seconds}").into(), label: "default", quota };
-        Arc::new(CompiledLimit { rule: Arc::new(rule), by_address: true, by_subject: false })
+        let quota = Quota { requests, period_us: u64::from(seconds.max(1)) * 1_000_000, burst: requests };
+        let rule = Rule::new(format!("default:{requests}/{seconds}"), "default", quota);
+        Arc::new(CompiledLimit { rule: Arc::new(rule), by_address: true, by_subject: false, by_client: false })
     })
 }

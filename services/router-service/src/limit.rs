@@ -3,8 +3,7 @@
 //! Redis is away each instance keeps its own share. The Redis side is `lease`.
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::BuildHasher as _,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,6 +11,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+use http::HeaderValue;
 
 use crate::lease::{Leases, Order};
 
@@ -24,11 +27,13 @@ const IDLE_US: u64 = 1_000_000;
 const HURRY_US: u64 = 200_000;
 const MAX_LEASE: u32 = 256;
 
-/// At most `requests` in `period_us`, in one go or spread.
+/// At most `requests` in `period_us`, spread or, up to `burst`, in one go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     pub requests: u32,
     pub period_us: u64,
+    /// At most so many in one go.
+    pub burst: u32,
 }
 
 /// The theoretical arrival time of the next request, in nanoseconds on any clock that begins after zero.
@@ -38,14 +43,14 @@ pub struct Gcra {
 }
 
 impl Gcra {
-    /// Takes one token at `now_us`. In any span of time no more are taken than the quota's requests in one go and those
+    /// Takes one token at `now_us`. In any span of time no more are taken than the quota's burst in one go and those
     /// that the span brings back at the quota's rate.
     ///
     /// # Errors
     /// How long to wait for the next one, in microseconds.
     pub fn take(&mut self, quota: Quota, now_us: u64) -> Result<(), u64> {
         let (now, step) = (u128::from(now_us) * 1000, step_ns(quota));
-        let latest = now + step * u128::from(quota.requests);
+        let latest = now + step * u128::from(quota.burst);
         let next = self.arrival_ns.max(now) + step;
         if next > latest {
             return Err(u64::try_from((next - latest).div_ceil(1000)).unwrap_or(u64::MAX));
@@ -57,7 +62,7 @@ impl Gcra {
     /// Tokens that could be taken at `now_us`.
     pub fn remaining(&self, quota: Quota, now_us: u64) -> u32 {
         let (now, step) = (u128::from(now_us) * 1000, step_ns(quota));
-        let latest = now + step * u128::from(quota.requests);
+        let latest = now + step * u128::from(quota.burst);
         u32::try_from(latest.saturating_sub(self.arrival_ns.max(now)) / step).unwrap_or(u32::MAX)
     }
 }
@@ -67,23 +72,48 @@ fn step_ns(quota: Quota) -> u128 {
     (u128::from(quota.period_us) * 1000).div_ceil(u128::from(quota.requests.max(1))).max(1)
 }
 
-/// Whom a limit counts. IPv6 addresses are cut to their /64 before.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Client {
-    Everyone,
-    Address(IpAddr),
-    Subject(Arc<str>),
-    Both(IpAddr, Arc<str>),
+/// Whom a limit counts: everyone, or whoever has all of these. IPv6 addresses are cut to their /64 before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Client<'a> {
+    pub address: Option<IpAddr>,
+    pub subject: Option<&'a str>,
+    pub client_id: Option<&'a str>,
 }
 
-impl std::fmt::Display for Client {
+/// The same, kept.
+#[derive(Debug)]
+struct Kept {
+    address: Option<IpAddr>,
+    subject: Option<Box<str>>,
+    client_id: Option<Box<str>>,
+}
+
+impl Kept {
+    fn client(&self) -> Client<'_> {
+        let Self { address, subject, client_id } = self;
+        Client { address: *address, subject: subject.as_deref(), client_id: client_id.as_deref() }
+    }
+}
+
+impl From<Client<'_>> for Kept {
+    fn from(Client { address, subject, client_id }: Client<'_>) -> Self {
+        Self { address, subject: subject.map(Into::into), client_id: client_id.map(Into::into) }
+    }
+}
+
+/// As a part of the Redis key.
+impl std::fmt::Display for Client<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Everyone => f.write_str("*"),
-            Self::Address(ip) => write!(f, "ip:{ip}"),
-            Self::Subject(subject) => write!(f, "sub:{subject}"),
-            Self::Both(ip, subject) => write!(f, "ip:{ip}:sub:{subject}"),
+        if let Some(address) = self.address {
+            write!(f, "ip:{address};")?;
         }
+        if let Some(client_id) = self.client_id {
+            write!(f, "client:{client_id};")?;
+        }
+        if let Some(subject) = self.subject {
+            write!(f, "sub:{subject}")?;
+        }
+        Ok(())
     }
 }
 
@@ -102,10 +132,33 @@ pub fn counted(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub struct Rule {
     /// The same in every instance and table as long as the limit is the same: part of the Redis key.
-    pub id: Arc<str>,
+    id: Box<str>,
     /// Name in the `RateLimit` headers.
-    pub label: &'static str,
+    label: Box<str>,
     pub quota: Quota,
+    /// The header `RateLimit-Policy`.
+    pub policy: HeaderValue,
+}
+
+impl Rule {
+    pub fn new(id: String, label: &str, quota: Quota) -> Self {
+        let policy = format!("\"{label}\";q={};w={}", quota.requests, quota.period_us / 1_000_000);
+        let policy = HeaderValue::try_from(policy).expect("a label and numbers are visible ASCII");
+        Self { id: id.into(), label: label.into(), quota, policy }
+    }
+
+    /// The header `RateLimit`.
+    pub fn state(&self, decision: &Decision) -> HeaderValue {
+        let seconds = decision.wait.as_secs() + u64::from(decision.wait.subsec_nanos() > 0);
+        let mut text = Vec::with_capacity(40);
+        text.push(b'"');
+        text.extend_from_slice(self.label.as_bytes());
+        text.extend_from_slice(b"\";r=");
+        text.extend_from_slice(itoa::Buffer::new().format(decision.remaining).as_bytes());
+        text.extend_from_slice(b";t=");
+        text.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("a label and numbers are visible ASCII")
+    }
 }
 
 /// What became of a request, and what its client should know.
@@ -132,16 +185,17 @@ struct State {
     local: Gcra,
 }
 
+/// What is left to one client of one limit.
 #[derive(Debug)]
-struct Bucket {
+pub struct Bucket {
     rule: Arc<Rule>,
-    client: Client,
+    client: Kept,
     state: Mutex<State>,
     /// Held while tokens are fetched, so that one fetches for all who wait.
     refill: tokio::sync::Mutex<()>,
 }
 
-type Shard = Mutex<HashMap<(Arc<str>, Client), Arc<Bucket>>>;
+type Shard = Mutex<HashTable<Arc<Bucket>>>;
 
 /// All limits of this process.
 #[derive(Debug)]
@@ -159,7 +213,7 @@ impl Limiter {
     pub fn new(leases: Leases, max_clients: usize, epoch: Instant) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             max_per_shard: (max_clients / SHARDS).max(1),
             leases,
             epoch,
@@ -167,51 +221,57 @@ impl Limiter {
         }
     }
 
-    /// Takes one token of `rule` for `client`.
-    pub async fn take(&self, rule: &Arc<Rule>, client: Client) -> Decision {
-        let bucket = self.bucket(rule, client);
-        if let Some(decision) = self.spend(&bucket) {
+    /// What `rule` leaves to `client`.
+    pub fn bucket(&self, rule: &Arc<Rule>, client: Client<'_>) -> Arc<Bucket> {
+        let hash = self.hasher.hash_one((&*rule.id, client));
+        let is = |bucket: &Bucket, client| bucket.rule.id == rule.id && bucket.client.client() == client;
+        let shard = &self.shards[usize::try_from(hash >> 32).unwrap_or(0) % SHARDS];
+        let mut shard = lock(shard);
+        if let Some(bucket) = shard.find(hash, |bucket| is(bucket, client)) {
+            return Arc::clone(bucket);
+        }
+        let (client, hash) = if shard.len() < self.max_per_shard {
+            (client, hash)
+        } else {
+            (Client::default(), self.hasher.hash_one((&*rule.id, Client::default())))
+        };
+        if let Some(bucket) = shard.find(hash, |bucket| is(bucket, client)) {
+            return Arc::clone(bucket);
+        }
+        let bucket = Arc::new(Bucket {
+            rule: Arc::clone(rule),
+            client: client.into(),
+            state: Mutex::new(State { lease: 1, ..State::default() }),
+            refill: tokio::sync::Mutex::default(),
+        });
+        let rehash = |bucket: &Arc<Bucket>| self.hasher.hash_one((&*bucket.rule.id, bucket.client.client()));
+        Arc::clone(shard.insert_unique(hash, bucket, rehash).get())
+    }
+
+    /// Takes one token.
+    pub async fn take(&self, bucket: &Arc<Bucket>) -> Decision {
+        if let Some(decision) = self.spend(bucket) {
             return decision;
         }
         let _turn = bucket.refill.lock().await;
-        if let Some(decision) = self.spend(&bucket) {
+        if let Some(decision) = self.spend(bucket) {
             return decision;
         }
-        self.refill(&bucket).await;
-        match self.spend(&bucket) {
+        self.refill(bucket).await;
+        match self.spend(bucket) {
             Some(decision) => decision,
             // Redis went away just now.
-            None => self.share(&bucket),
+            None => self.share(bucket),
         }
     }
 
     /// Puts one token back: another limit refused the request.
-    pub fn give_back(&self, rule: &Arc<Rule>, client: Client) {
-        lock(&self.bucket(rule, client).state).tokens += 1;
+    pub fn give_back(bucket: &Bucket) {
+        lock(&bucket.state).tokens += 1;
     }
 
     fn now_us(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn bucket(&self, rule: &Arc<Rule>, client: Client) -> Arc<Bucket> {
-        let mut key = (Arc::clone(&rule.id), client);
-        let shard = &self.shards[usize::try_from(self.hasher.hash_one(&key) % SHARDS as u64).unwrap_or(0)];
-        let mut shard = lock(shard);
-        if let Some(bucket) = shard.get(&key) {
-            return Arc::clone(bucket);
-        }
-        if shard.len() >= self.max_per_shard {
-            key.1 = Client::Everyone;
-        }
-        let new = || Bucket {
-            rule: Arc::clone(rule),
-            client: key.1.clone(),
-            state: Mutex::new(State { lease: 1, ..State::default() }),
-            refill: tokio::sync::Mutex::default(),
-        };
-        let bucket = Arc::new(new());
-        Arc::clone(shard.entry(key).or_insert(bucket))
     }
 
     /// Decides from what is here; `None` if Redis must be asked.
@@ -245,7 +305,8 @@ impl Limiter {
     fn share(&self, bucket: &Bucket) -> Decision {
         let now = self.now_us();
         let whole = bucket.rule.quota;
-        let quota = Quota { requests: (whole.requests / self.leases.instances()).max(1), ..whole };
+        let part = |whole: u32| (whole / self.leases.instances()).max(1);
+        let quota = Quota { requests: part(whole.requests), burst: part(whole.burst), ..whole };
         let mut state = lock(&bucket.state);
         let taken = state.local.take(quota, now);
         let remaining = state.local.remaining(quota, now);
@@ -299,7 +360,7 @@ impl Limiter {
     pub fn sweep(&self) {
         let now = self.now_us();
         for shard in &self.shards {
-            lock(shard).retain(|_, bucket| {
+            lock(shard).retain(|bucket| {
                 if Arc::strong_count(bucket) > 1 {
                     return true;
                 }
@@ -335,14 +396,14 @@ impl State {
             return;
         }
         self.refused_until_us = 0;
-        let largest = (rule.quota.requests / 20).clamp(1, MAX_LEASE);
+        let largest = (rule.quota.requests.min(rule.quota.burst) / 20).clamp(1, MAX_LEASE);
         self.lease = if now.saturating_sub(self.leased_us) < HURRY_US { (self.lease * 2).min(largest) } else { 1 };
         self.leased_us = now;
     }
 }
 
 fn key(bucket: &Bucket) -> String {
-    format!("{}:{}", bucket.rule.id, bucket.client)
+    format!("{}:{}", bucket.rule.id, bucket.client.client())
 }
 
 fn until(now_us: u64, then_us: u64) -> Duration {

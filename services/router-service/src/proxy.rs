@@ -1,13 +1,18 @@
 //! What happens to a request: checks, own endpoints, route, limits, token; then `forward`. No database on this path, and
 //! Redis only when a lease of tokens is spent.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::response::IntoResponse as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use kronos_common::{
-    identity::{Verifier, permission_matches},
+    identity::{Claims, Verifier, permission_matches},
     leftover,
     problem::Problem,
     telemetry,
@@ -17,20 +22,24 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Span;
 
 use crate::{
+    alarm::Alarms,
     balance::Rules,
     body::{RequestBody, ResponseBody, Source},
+    condition::Asked,
     config::Config,
     connection::{Connection, Deadlines},
-    exchange::{Beginning, Exchange},
+    exchange::{Exchange, Served},
     forward,
     headers::{self, Origin},
-    limit::{Client, Decision, Limiter, Rule, counted},
+    limit::{Bucket, Client, Decision, Limiter, Rule, counted},
     live::Live,
+    request_log::{BATCH, Line, RequestLog},
     route::{OWN_PATHS, covers},
     routes::docs::Documents,
     sniff::Verdict,
     table::{CompiledLimit, Lookup, Route},
-    telemetry::{Metrics, RequestLog, RouteSeconds, method_label},
+    telemetry::{Metrics, RouteSeconds, method_label},
+    tokens::Tokens,
     upstream::Forwarder,
 };
 
@@ -56,6 +65,8 @@ pub struct Gateway {
     pub epoch: Instant,
     pub unmatched: Arc<RouteSeconds>,
     pub own_seconds: Arc<RouteSeconds>,
+    /// Spans are exported.
+    pub traces: bool,
 }
 
 /// What one core has for itself.
@@ -64,10 +75,16 @@ pub struct Core {
     pub forwarder: Forwarder,
     pub rules: Rules,
     pub deadlines: Deadlines,
+    /// Waits for instances.
+    pub alarms: Rc<Alarms>,
+    /// Deadlines of connections.
+    pub connection_alarms: Rc<Alarms>,
     /// Connections and tunnels of this core.
     pub tasks: TaskTracker,
-    unmatched: Arc<str>,
-    own: Arc<str>,
+    /// Nothing new is begun on a connection.
+    pub is_draining: Cell<bool>,
+    tokens: RefCell<Tokens>,
+    lines: RefCell<Vec<Line>>,
 }
 
 impl Core {
@@ -83,16 +100,45 @@ impl Core {
             forwarder: Forwarder::new(balance),
             rules,
             deadlines: Deadlines::from(&gateway.config.gateway),
+            alarms: Alarms::new(Duration::from_millis(10)),
+            connection_alarms: Alarms::new(Duration::from_millis(50)),
             tasks: TaskTracker::new(),
-            unmatched: "unmatched".into(),
-            own: "gateway".into(),
+            is_draining: Cell::new(false),
+            tokens: RefCell::default(),
+            lines: RefCell::default(),
             gateway,
         }
     }
 
     /// Microseconds on the clock that all cores share.
     pub fn now_us(&self) -> u64 {
-        u64::try_from(self.gateway.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
+        self.us_of(Instant::now())
+    }
+
+    /// A moment on that clock.
+    pub fn us_of(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.gateway.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Writes a line of the request log, in a while.
+    pub fn log(&self, line: Line) {
+        let mut lines = self.lines.borrow_mut();
+        if lines.is_empty() {
+            lines.reserve(BATCH);
+            self.connection_alarms.nudge();
+        }
+        lines.push(line);
+        if lines.len() >= BATCH {
+            self.gateway.log.write(std::mem::take(&mut *lines));
+        }
+    }
+
+    /// Hands over the lines that were collected.
+    pub fn flush_log(&self) {
+        let lines = self.lines.take();
+        if !lines.is_empty() {
+            self.gateway.log.write(lines);
+        }
     }
 }
 
@@ -117,41 +163,46 @@ pub async fn handle(core: Rc<Core>, connection: Arc<Connection>, request: Reques
     let (parts, body) = request.into_parts();
     let gateway = &core.gateway;
     let parent = parent(&parts.headers);
-    let traces = &gateway.config.telemetry;
-    let wanted = parent.map_or(traces.trace_sample_ratio > 0.0, |parent| parent.sampled);
-    let span = if wanted && traces.traces_endpoint.is_some() {
-        // A span's name is fixed when it begins, so the route is looked up once more for those that are exported.
-        let route = match gateway.live.table().find(parts.uri.path(), &parts.method) {
-            Lookup::Route(route) => Arc::clone(&route.name),
-            Lookup::OtherMethods(_) | Lookup::Nothing => Arc::clone(&core.unmatched),
-        };
-        tracing::info_span!(
-            "gateway",
-            otel.name = format!("{} {route}", method_label(&parts.method)),
-            otel.kind = "server",
-            http.request.method = method_label(&parts.method),
-            http.route = tracing::field::Empty,
-            http.response.status_code = tracing::field::Empty,
-        )
+    let ratio = gateway.config.telemetry.trace_sample_ratio;
+    let wanted = gateway.traces && parent.map_or(ratio > 0.0, |parent| parent.sampled);
+    let (span, context) = if wanted {
+        let span = span(gateway, &parts);
+        let context = telemetry::adopt(&span, parent);
+        (span, context)
     } else {
-        Span::none()
+        (Span::none(), parent.map_or_else(|| TraceContext::random(false), TraceContext::child))
     };
-    let context = telemetry::adopt(&span, parent);
-    let exchange = Box::new(Exchange::begin(Beginning {
+    let exchange = Box::new(Exchange::begin(
+        Rc::clone(&core),
         begun,
-        method: parts.method.clone(),
-        route: Arc::clone(&core.unmatched),
-        seconds: Arc::clone(&gateway.unmatched),
-        trace: context,
+        parts.method.clone(),
         span,
-        request_id: headers::request_id(&parts.headers),
-        log: gateway.log.clone(),
+        context,
+        headers::request_id(&parts.headers),
         active,
-    }));
-    let origin = headers::origin(connection.peer, &parts.headers, &gateway.config.gateway.trusted_proxies);
+    ));
+    let trusted = &gateway.config.gateway.trusted_proxies;
+    let origin = headers::origin(connection.peer, &connection.peer_text, &parts.headers, trusted);
     let keeps_trace = parent.is_some();
     let arrived = Arrived { parts, body, connection, origin, host: None, keeps_trace, exchange, limits: None };
     trace::scope(context, answer(&core, arrived)).await
+}
+
+/// A span's name is fixed when it begins, so the route is looked up once more for those that are exported.
+fn span(gateway: &Gateway, parts: &Parts) -> Span {
+    let host = parts.headers.get(header::HOST);
+    let served = match gateway.live.table().find(parts.uri.path(), &parts.method, &asked(parts, host)) {
+        Lookup::Route(route) => Served::Route(route),
+        Lookup::OtherMethods(_) | Lookup::Nothing => Served::Unmatched,
+    };
+    tracing::info_span!(
+        "gateway",
+        otel.name = format!("{} {}", method_label(&parts.method), served.name()),
+        otel.kind = "server",
+        http.request.method = method_label(&parts.method),
+        http.route = tracing::field::Empty,
+        http.response.status_code = tracing::field::Empty,
+    )
 }
 
 async fn answer(core: &Rc<Core>, mut arrived: Arrived) -> Response<ResponseBody> {
@@ -189,15 +240,14 @@ async fn admit(core: &Core, arrived: &mut Arrived) -> Result<Admitted, Problem> 
     }
     arrived.host = host;
     if let Some(limit) = &gateway.default_limit {
-        limited(core, arrived, std::slice::from_ref(&**limit)).await?;
+        limited(core, arrived, std::slice::from_ref(&**limit), &mut Vec::new(), false).await?;
     }
     let path = arrived.parts.uri.path();
     if OWN_PATHS.iter().any(|own| covers(own, path)) {
-        arrived.exchange.route = Arc::clone(&core.own);
-        arrived.exchange.seconds = Arc::clone(&gateway.own_seconds);
+        arrived.exchange.served = Served::Own;
         return Ok(Admitted::Own);
     }
-    let found = gateway.live.table().find(path, &arrived.parts.method);
+    let found = gateway.live.table().find(path, &arrived.parts.method, &asked(&arrived.parts, arrived.host.as_ref()));
     let route = match found {
         Lookup::Route(route) => route,
         Lookup::OtherMethods(methods) => {
@@ -210,15 +260,21 @@ async fn admit(core: &Core, arrived: &mut Arrived) -> Result<Admitted, Problem> 
         }
         Lookup::Nothing => return Err(Problem::not_found("path")),
     };
-    arrived.exchange.route = Arc::clone(&route.name);
-    arrived.exchange.seconds = Arc::clone(&route.seconds);
-    limited(core, arrived, &route.early_limits).await?;
-    authenticate(gateway, &route, arrived).await?;
-    limited(core, arrived, &route.late_limits).await?;
+    arrived.exchange.served = Served::Route(Arc::clone(&route));
+    let mut taken = Vec::new();
+    limited(core, arrived, &route.early_limits, &mut taken, !route.late_limits.is_empty()).await?;
+    authenticate(core, &route, arrived).await?;
+    limited(core, arrived, &route.late_limits, &mut taken, false).await?;
     if arrived.body.size_hint().lower() > route.body_limit {
         return Err(too_large(route.body_limit));
     }
     Ok(Admitted::Route(route))
+}
+
+/// What routes look at beside path and method.
+fn asked<'a>(parts: &'a Parts, host: Option<&'a HeaderValue>) -> Asked<'a> {
+    let host = host.and_then(|host| host.to_str().ok());
+    Asked { host, headers: &parts.headers, query: parts.uri.query() }
 }
 
 /// What hyper does not refuse by itself.
@@ -241,12 +297,11 @@ fn check_head(arrived: &Arrived) -> Result<(), Problem> {
     }
 }
 
-async fn authenticate(gateway: &Gateway, route: &Route, arrived: &mut Arrived) -> Result<(), Problem> {
+async fn authenticate(core: &Core, route: &Route, arrived: &mut Arrived) -> Result<(), Problem> {
     if !route.takes_token {
         return Ok(());
     }
-    let parts = &arrived.parts;
-    let claims = match gateway.verifier.authenticate(&parts.method, &parts.uri, &parts.headers).await {
+    let claims = match claims(core, &arrived.parts).await {
         Ok(claims) => claims,
         Err(problem) if problem.code() == "token_missing" && route.takes_anonymous => return Ok(()),
         Err(problem) => return Err(problem),
@@ -260,31 +315,63 @@ async fn authenticate(gateway: &Gateway, route: &Route, arrived: &mut Arrived) -
     Ok(())
 }
 
-/// Takes a token of each limit, or of none.
-async fn limited(core: &Core, arrived: &mut Arrived, limits: &[CompiledLimit]) -> Result<(), Problem> {
+async fn claims(core: &Core, parts: &Parts) -> Result<Arc<Claims>, Problem> {
+    let verifier = &core.gateway.verifier;
+    let bearer = bearer(&parts.headers);
+    if let Some(token) = bearer
+        && let Some(claims) = core.tokens.borrow_mut().get(token, verifier)
+    {
+        return Ok(Arc::clone(claims));
+    }
+    let generation = verifier.generation();
+    let claims = verifier.authenticate(&parts.method, &parts.uri, &parts.headers).await?;
+    if let Some(token) = bearer {
+        core.tokens.borrow_mut().insert(token, Arc::clone(&claims), generation);
+    }
+    Ok(claims)
+}
+
+/// The token of a request that shows exactly one, in the usual spelling: a JWT, and no API key.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let token = value.to_str().ok()?.strip_prefix("Bearer ")?;
+    memchr::memchr(b'.', token.as_bytes()).map(|_| token)
+}
+
+/// Takes a token of each limit, or of none; what was `taken` before goes back then too. `more`: others follow.
+async fn limited(
+    core: &Core,
+    arrived: &mut Arrived,
+    limits: &[CompiledLimit],
+    taken: &mut Vec<Arc<Bucket>>,
+    more: bool,
+) -> Result<(), Problem> {
     let limiter = &core.gateway.limiter;
-    let mut taken: Vec<(&Arc<Rule>, Client)> = Vec::new();
-    for limit in limits {
+    for (index, limit) in limits.iter().enumerate() {
         let address = counted(arrived.origin.address);
-        let subject = arrived.exchange.subject.as_ref().map(|claims| Arc::<str>::from(claims.sub.as_str()));
-        let client = match (limit.by_address, limit.by_subject, subject) {
-            (false, true, Some(subject)) => Client::Subject(subject),
-            (true, true, Some(subject)) => Client::Both(address, subject),
-            _ => Client::Address(address),
+        let claims = arrived.exchange.subject.as_deref();
+        // Who shows no token is told apart by the address.
+        let by_address = limit.by_address || (claims.is_none() && (limit.by_subject || limit.by_client));
+        let client = Client {
+            address: by_address.then_some(address),
+            subject: claims.filter(|_| limit.by_subject).map(|claims| claims.sub.as_str()),
+            client_id: claims.filter(|_| limit.by_client).map(|claims| claims.client_id.as_str()),
         };
-        let decision = limiter.take(&limit.rule, client.clone()).await;
+        let bucket = limiter.bucket(&limit.rule, client);
+        let decision = limiter.take(&bucket).await;
         let tighter = arrived.limits.as_ref().is_none_or(|(_, known)| decision.remaining < known.remaining);
         if tighter || !decision.allowed {
             arrived.limits = Some((Arc::clone(&limit.rule), decision));
         }
         if !decision.allowed {
-            for (rule, client) in taken {
-                limiter.give_back(rule, client);
-            }
-            core.gateway.metrics.limited.with_label_values(&[&*arrived.exchange.route]).inc();
+            taken.iter().for_each(|bucket| Limiter::give_back(bucket));
+            core.gateway.metrics.limited.with_label_values(&[arrived.exchange.served.name()]).inc();
             return Err(Problem::too_many(decision.wait));
         }
-        taken.push((&limit.rule, client));
+        if more || index + 1 < limits.len() {
+            taken.push(bucket);
+        }
     }
     Ok(())
 }
@@ -299,7 +386,7 @@ async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
     let is_document = parts.uri.path() == "/openapi.json" && parts.method == http::Method::GET;
     if !is_document {
         // The endpoints' own layer writes the line.
-        exchange.log = None;
+        exchange.unlogged = true;
     }
     if let Ok(trace) = HeaderValue::try_from(exchange.trace.to_string()) {
         parts.headers.insert(trace::TRACEPARENT, trace);
@@ -371,18 +458,11 @@ pub fn finish(
     headers::secure(headers, &exchange.request_id);
     exchange.status = status.as_u16();
     if !exchange.span.is_disabled() {
-        exchange.span.record("http.route", &*exchange.route);
+        exchange.span.record("http.route", exchange.served.name());
     }
     if let Some((rule, decision)) = limits {
-        let seconds = decision.wait.as_secs() + u64::from(decision.wait.subsec_nanos() > 0);
-        let window = rule.quota.period_us / 1_000_000;
-        let policy = format!("\"{}\";q={};w={window}", rule.label, rule.quota.requests);
-        let state = format!("\"{}\";r={};t={seconds}", rule.label, decision.remaining);
-        for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, state)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.insert(name, value);
-            }
-        }
+        headers.insert(RATE_LIMIT_POLICY, rule.policy.clone());
+        headers.insert(RATE_LIMIT, rule.state(decision));
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a route and an upstream are, on the wire and in the table: their types and the rules that one of them must keep by
 //! itself. Rules between routes are `table`'s.
 
+use std::collections::BTreeMap;
+
 use kronos_common::problem::FieldError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::rewrite::{Rewrite, is_parameter};
 
 /// Paths that the gateway answers itself, before any route.
 pub const OWN_PATHS: [&str; 4] = ["/routes", "/upstreams", "/openapi.json", "/docs"];
@@ -48,12 +52,26 @@ pub enum PathMatch {
     Prefix(String),
     /// This path only.
     Exact(String),
+    /// Paths of this form; a segment `{name}` takes any one segment.
+    Template(String),
 }
 
 impl PathMatch {
     pub fn text(&self) -> &str {
         match self {
-            Self::Prefix(path) | Self::Exact(path) => path,
+            Self::Prefix(path) | Self::Exact(path) | Self::Template(path) => path,
+        }
+    }
+
+    /// The same for all that take the same paths: parameters without their names.
+    pub fn shape(&self) -> (&'static str, String) {
+        match self {
+            Self::Prefix(path) => ("prefix", path.clone()),
+            Self::Exact(path) => ("exact", path.clone()),
+            Self::Template(path) => {
+                let segment = |segment| if is_parameter(segment) { "{}" } else { segment };
+                ("template", path.split('/').map(segment).collect::<Vec<_>>().join("/"))
+            }
         }
     }
 }
@@ -91,11 +109,28 @@ impl Method {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Match {
+    /// A host without its port, or `*.example.com` for all below it. Absent: every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 253, example = "api.example.com")]
+    pub host: Option<String>,
     pub path: PathMatch,
     /// Absent: every method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 7)]
     pub methods: Option<Vec<Method>>,
+    /// Header values that a request must have; `*` is any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Query parameters that a request must have; `*` is any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+}
+
+impl Match {
+    /// Takes every request with such a path.
+    pub fn path(path: PathMatch) -> Self {
+        Self { host: None, path, methods: None, headers: BTreeMap::new(), query: BTreeMap::new() }
+    }
 }
 
 /// A way to prove who calls.
@@ -116,18 +151,26 @@ pub enum By {
     Ip,
     /// The token's subject, so that a new token is no new allowance; without a token the address.
     Token,
+    /// The token's client, whoever uses it; without a token the address.
+    Client,
+    /// The route: with nothing else, all its requests together.
+    Route,
 }
 
-/// At most `requests` in `perSeconds`, for each of what `by` names (all together, if it names several).
+/// At most `requests` in `perSeconds`, for each of what `by` names (for each combination, if it names several).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limit {
-    #[schema(min_items = 1, max_items = 2)]
+    #[schema(min_items = 1, max_items = 4)]
     pub by: Vec<By>,
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub requests: u32,
     #[schema(minimum = 1, maximum = 86_400)]
     pub per_seconds: u32,
+    /// At most so many in one go; the others must come at the limit's pace. Absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub burst: Option<u32>,
 }
 
 fn only_jwt() -> Vec<Authentication> {
@@ -143,6 +186,9 @@ pub struct RouteSpec {
     pub matches: Match,
     /// The upstream's name.
     pub upstream: Name,
+    /// Another path for the instance than the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
     /// One of them is enough; default: `["jwt"]`.
     #[serde(default = "only_jwt")]
     #[schema(min_items = 1, max_items = 2)]
@@ -177,11 +223,30 @@ impl RouteSpec {
         let (field, path) = match &self.matches.path {
             PathMatch::Prefix(path) => ("/match/path/prefix", path),
             PathMatch::Exact(path) => ("/match/path/exact", path),
+            PathMatch::Template(path) => ("/match/path/template", path),
         };
-        if let Err(detail) = check_path(path) {
+        let checked = match &self.matches.path {
+            PathMatch::Template(path) => check_template(path),
+            PathMatch::Prefix(path) | PathMatch::Exact(path) => check_path(path),
+        };
+        if let Err(detail) = checked {
             wrong(field, "invalid_path", detail.to_owned());
         } else if let Some(own) = OWN_PATHS.iter().find(|own| covers(own, path)) {
             wrong(field, "reserved", format!("{own} is the gateway's own"));
+        }
+        if self.matches.host.as_ref().is_some_and(|host| !is_host_pattern(host)) {
+            wrong("/match/host", "invalid", "write it as `example.com` or `*.example.com`, in lower case".to_owned());
+        }
+        if self.matches.headers.len() > 8 || self.matches.query.len() > 8 {
+            wrong("/match", "too_many", "at most 8 headers and 8 query parameters".to_owned());
+        }
+        for (name, value) in &self.matches.headers {
+            if http::HeaderName::try_from(name).is_err() || http::HeaderValue::try_from(value).is_err() {
+                wrong("/match/headers", "invalid", format!("`{name}` and its value are no header"));
+            }
+        }
+        if let Some(rewrite) = &self.rewrite {
+            self.check_rewrite(rewrite, &mut wrong);
         }
         if self.matches.methods.as_ref().is_some_and(|methods| has_twins_or_none(methods)) {
             wrong("/match/methods", "invalid", "name at least one method, each once".to_owned());
@@ -221,11 +286,41 @@ impl RouteSpec {
             if !(1..=1_000_000).contains(&limit.requests) {
                 wrong(&format!("/limits/{index}/requests"), "out_of_range", "from 1 to 1000000".to_owned());
             }
+            if limit.burst.is_some_and(|burst| !(1..=limit.requests).contains(&burst)) {
+                wrong(&format!("/limits/{index}/burst"), "out_of_range", "from 1 to `requests`".to_owned());
+            }
             if !(1..=86_400).contains(&limit.per_seconds) {
                 wrong(&format!("/limits/{index}/perSeconds"), "out_of_range", "from 1 to 86400".to_owned());
             }
         }
         errors
+    }
+}
+
+impl RouteSpec {
+    fn check_rewrite(&self, rewrite: &Rewrite, wrong: &mut impl FnMut(&str, &'static str, String)) {
+        match (rewrite, &self.matches.path) {
+            (Rewrite::Prefix(new), PathMatch::Prefix(_)) => {
+                if let Err(detail) = check_path(new) {
+                    wrong("/rewrite/prefix", "invalid_path", detail.to_owned());
+                }
+            }
+            (Rewrite::Prefix(_), _) => {
+                wrong("/rewrite/prefix", "needs_prefix", "only a matched prefix can be replaced".to_owned());
+            }
+            (Rewrite::Path(new), matched) => {
+                if let Err(detail) = check_template(new) {
+                    wrong("/rewrite/path", "invalid_path", detail.to_owned());
+                }
+                let known: Vec<&str> = match matched {
+                    PathMatch::Template(template) => template.split('/').collect(),
+                    PathMatch::Prefix(_) | PathMatch::Exact(_) => Vec::new(),
+                };
+                for segment in new.split('/').filter(|segment| is_parameter(segment) && !known.contains(segment)) {
+                    wrong("/rewrite/path", "unknown_parameter", format!("the matched path has no {segment}"));
+                }
+            }
+        }
     }
 }
 
@@ -317,6 +412,28 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         return Err("no empty segment, no `.` or `..`, no `/` at the end");
     }
     Ok(())
+}
+
+/// A path whose segments may be `{name}`, each name once.
+fn check_template(template: &str) -> Result<(), &'static str> {
+    let parameters: Vec<&str> = template.split('/').filter(|segment| is_parameter(segment)).collect();
+    let word = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if parameters.iter().any(|parameter| !word(&parameter[1..parameter.len() - 1])) {
+        return Err("a parameter is a whole segment: `{name}` of letters, digits and `_`");
+    }
+    if !parameters.is_empty() && has_twins_or_none(&parameters) {
+        return Err("each parameter has a name of its own");
+    }
+    let plain: Vec<&str> =
+        template.split('/').map(|segment| if is_parameter(segment) { "x" } else { segment }).collect();
+    check_path(&plain.join("/"))
+}
+
+fn is_host_pattern(host: &str) -> bool {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    !name.is_empty()
+        && host.len() <= 253
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
 }
 
 fn has_twins_or_none<T: PartialEq>(list: &[T]) -> bool {

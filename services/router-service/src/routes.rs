@@ -1,16 +1,18 @@
 //! The gateway's own endpoints. They are answered on the gateway's port before any route is looked at.
 
 pub mod docs;
+pub mod explain;
+pub mod history;
 pub mod routing;
 pub mod upstreams;
 
 use kronos_common::{
-    identity::Permission,
+    identity::{Allowed, Permission},
     problem::{Problem, Result},
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{App, table::Snapshot};
+use crate::{App, store::history::Actor, table::Snapshot};
 
 /// May see routes and upstreams.
 #[derive(Debug)]
@@ -30,7 +32,18 @@ impl Permission for CanWriteRoutes {
 
 /// All of them.
 pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().merge(routing::router()).merge(upstreams::router()).merge(docs::router())
+    OpenApiRouter::new()
+        .merge(explain::router())
+        .merge(history::router())
+        .merge(routing::router())
+        .merge(upstreams::router())
+        .merge(docs::router())
+}
+
+/// Who changes something.
+fn actor(allowed: &Allowed<CanWriteRoutes>) -> Actor {
+    let claims = &allowed.caller.claims;
+    Actor { subject: claims.sub.clone(), client_id: claims.client_id.clone() }
 }
 
 /// Takes a committed change over here, before it is answered; the other instances follow by themselves.

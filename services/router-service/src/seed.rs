@@ -6,7 +6,7 @@ use kronos_common::problem::Result;
 use crate::{
     config::Services,
     route::{Authentication, InstanceSpec, Match, Name, PathMatch, RouteSpec, UpstreamSpec},
-    store::Store,
+    store::{Store, history::Actor},
     table::Snapshot,
 };
 
@@ -90,11 +90,9 @@ impl Default {
         let path = self.path.to_owned();
         RouteSpec {
             name: name(self.name),
-            matches: Match {
-                path: if self.exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) },
-                methods: None,
-            },
+            matches: Match::path(if self.exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) }),
             upstream: name(self.upstream),
+            rewrite: None,
             authentication: vec![if self.anonymous { Authentication::None } else { Authentication::Jwt }],
             limits: Vec::new(),
             priority: 0,
@@ -110,7 +108,7 @@ impl Default {
 /// # Errors
 /// A database that is away; a URL that is none.
 pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>> {
-    let mut change = store.change().await?;
+    let mut change = store.change(Actor::default()).await?;
     let mut changed = false;
     for (upstream, url) in upstreams(services) {
         let spec =
@@ -123,7 +121,7 @@ pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>>
         if !change.is_new_seed("upstream", &spec.name).await? {
             changed |= change.move_seeded_upstream(&spec, url).await?;
         } else if !change.has_upstream(&spec.name).await? {
-            change.insert_upstream(&spec, Some(url)).await?;
+            change.insert_upstream(None, &spec, Some(url)).await?;
             changed = true;
         }
     }
@@ -132,7 +130,7 @@ pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>>
         let new = change.is_new_seed("route", &spec.name).await?;
         // Somebody may have made a route of that name, or taken the upstream away, before this version had the default.
         if new && !change.has_route(&spec.name).await? && change.has_upstream(&spec.upstream).await? {
-            change.insert_route(&spec).await?;
+            change.insert_route(None, &spec).await?;
             changed = true;
         }
     }

@@ -9,7 +9,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -25,10 +25,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
     task::LocalSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
+    clock,
     connection::{Connection, Due, Seat, Seats, Watched},
     proxy::{Core, Gateway, handle},
 };
@@ -36,6 +37,8 @@ use crate::{
 /// Connections that the kernel holds until they are accepted, per core.
 const BACKLOG: i32 = 1024;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Header lines that hyper has room for without allocating.
+const HEADERS_ON_STACK: usize = 100;
 /// What a connection gets that is one too many.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
@@ -96,6 +99,9 @@ async fn run(gateway: Gateway, seats: Seats, listener: std::net::TcpListener) {
     let shutdown = gateway.shutdown.clone();
     let drain = Duration::from_millis(gateway.config.http.drain_deadline_ms);
     let core = Rc::new(Core::new(gateway));
+    tokio::task::spawn_local(look_after(Rc::clone(&core)));
+    let waiting = Rc::clone(&core.alarms);
+    tokio::task::spawn_local(async move { waiting.run(|| {}).await });
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -122,10 +128,28 @@ async fn run(gateway: Gateway, seats: Seats, listener: std::net::TcpListener) {
         welcome(&core, &seats, stream, peer);
     }
     drop(listener);
+    core.is_draining.set(true);
+    core.connection_alarms.ring_all();
     core.tasks.close();
     if timeout(drain, core.tasks.wait()).await.is_err() {
         tracing::warn!(connections = core.tasks.len(), "connections are cut at the end of the drain");
     }
+    core.flush_log();
+}
+
+/// What is done now and then, as long as there are connections.
+async fn look_after(core: Rc<Core>) {
+    let mut swept = clock::coarse_ms();
+    core.connection_alarms
+        .run(|| {
+            core.flush_log();
+            let now = clock::coarse_ms();
+            if now >= swept + 1000 {
+                swept = now;
+                core.forwarder.sweep();
+            }
+        })
+        .await;
 }
 
 /// A connection that can be accepted without waiting.
@@ -186,8 +210,12 @@ async fn serve_connection(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, s
             .serve_connection(io, service);
         keep_deadlines(&core, &connection, pin!(served), |served| served.graceful_shutdown()).await;
     } else {
-        let served = http1::Builder::new()
-            .max_headers(limits.max_headers * 2)
+        let mut builder = http1::Builder::new();
+        // Room for a hundred is on the stack; more is asked for only where the configuration takes more.
+        if limits.max_headers > HEADERS_ON_STACK {
+            builder.max_headers(limits.max_headers);
+        }
+        let served = builder
             // Larger heads are answered by hyper, without a problem document.
             .max_buf_size((limits.max_header_bytes * 2).max(16 * 1024))
             .serve_connection(io, service)
@@ -203,33 +231,34 @@ async fn keep_deadlines<C: Future<Output = hyper::Result<()>>>(
     mut served: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
 ) {
-    let later = |wait| Instant::now() + wait;
-    let first = match connection.due(&core.deadlines) {
-        Due::Later(wait) => wait,
-        Due::Cut(_) => Duration::ZERO,
-    };
-    let mut timer = pin!(sleep_until(later(first)));
+    let mut alarm = core.connection_alarms.alarm();
+    alarm.set(match connection.due(&core.deadlines) {
+        Due::At(moment) => moment,
+        Due::Cut(_) => 0,
+    });
     let mut draining = false;
-    loop {
-        tokio::select! {
-            ended = &mut served => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "connection ended");
-                }
-                return;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+                return Poll::Ready(ended);
             }
-            () = core.gateway.shutdown.cancelled(), if !draining => {
+            if core.is_draining.get() && !draining {
                 draining = true;
                 finish(served.as_mut());
+                continue;
             }
-            () = &mut timer => match connection.due(&core.deadlines) {
-                Due::Later(wait) => timer.as_mut().reset(later(wait)),
+            ready!(alarm.poll(cx));
+            match connection.due(&core.deadlines) {
+                Due::At(moment) => alarm.set(moment),
                 Due::Cut(reason) => {
                     core.gateway.metrics.connections_cut.with_label_values(&[reason]).inc();
-                    return;
+                    return Poll::Ready(Ok(()));
                 }
             }
         }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "connection ended");
     }
 }
 

@@ -63,7 +63,7 @@ impl Sniffer {
     /// Bytes as they were read.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while self.phase == Phase::Head && !bytes.is_empty() {
-            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
             for byte in part.iter().take(self.start.len().saturating_sub(self.length)) {
                 self.start[self.length] = byte.to_ascii_lowercase();

@@ -1,12 +1,15 @@
 //! Every SQL statement of the gateway. A change of routes or upstreams is one transaction that holds the table's version,
 //! so that it can be checked against all other routes, and is announced on commit.
 
+pub mod history;
+
 use chrono::{DateTime, Utc};
 use kronos_common::problem::{OnConstraint as _, Problem, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction, types::Json};
 use uuid::Uuid;
 
+use self::history::{Actor, Kind, Step};
 use crate::{
     route::{Name, RouteSpec, UpstreamSpec},
     table::{Identified, Snapshot},
@@ -117,10 +120,10 @@ impl Store {
     }
 
     /// Begins a change; no other begins before it ends. Dropped, it leaves nothing.
-    pub async fn change(&self) -> Result<Change> {
+    pub async fn change(&self, actor: Actor) -> Result<Change> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query("update route_table set version = version + 1").execute(&mut *transaction).await?;
-        Ok(Change { transaction })
+        Ok(Change { transaction, actor, steps: Vec::new() })
     }
 }
 
@@ -128,6 +131,8 @@ impl Store {
 #[derive(Debug)]
 pub struct Change {
     transaction: Transaction<'static, Postgres>,
+    actor: Actor,
+    steps: Vec<Step>,
 }
 
 impl Change {
@@ -141,6 +146,7 @@ impl Change {
         if !errors.is_empty() {
             return Err(Problem::invalid(errors));
         }
+        self.remember(snapshot.version).await?;
         sqlx::query("select pg_notify($1, $2)")
             .bind(CHANNEL)
             .bind(snapshot.version.to_string())
@@ -152,20 +158,26 @@ impl Change {
 
     pub async fn insert_upstream(
         &mut self,
+        id: Option<Uuid>,
         spec: &UpstreamSpec,
         seeded_url: Option<&str>,
     ) -> Result<Stored<UpstreamSpec>> {
+        // What comes back gets a revision that it has not had.
+        let (id, comes_back) = (id.unwrap_or_else(Uuid::now_v7), id.is_some());
         let row: Row = sqlx::query_as(
-            "insert into upstreams (id, name, spec, seeded_url) values ($1, $2, $3, $4)
+            "insert into upstreams (id, name, spec, seeded_url, revision)
+             select $1, $2, $3, $4, case when $5 then version else 1 end from route_table
              returning id, spec, revision, created_at, updated_at",
         )
-        .bind(Uuid::now_v7())
+        .bind(id)
         .bind(spec.name.as_str())
         .bind(Json(spec))
         .bind(seeded_url)
+        .bind(comes_back)
         .fetch_one(&mut *self.transaction)
         .await
         .on_constraint("upstreams_name_key", name_taken("upstream", &spec.name))?;
+        self.note(Kind::Upstream, id, serde_json::Value::Null, spec)?;
         row.read()
     }
 
@@ -180,6 +192,7 @@ impl Change {
 
     /// Writes an upstream that is there. A seeded one becomes the caller's own.
     pub async fn update_upstream(&mut self, id: Uuid, spec: &UpstreamSpec) -> Result<Stored<UpstreamSpec>> {
+        let before = self.present(Kind::Upstream, id).await?;
         let row: Row = sqlx::query_as(
             "update upstreams set name = $2, spec = $3, seeded_url = null, revision = revision + 1, updated_at = now()
              where id = $1 returning id, spec, revision, created_at, updated_at",
@@ -190,10 +203,12 @@ impl Change {
         .fetch_one(&mut *self.transaction)
         .await
         .on_constraint("upstreams_name_key", name_taken("upstream", &spec.name))?;
+        self.note(Kind::Upstream, id, before, spec)?;
         row.read()
     }
 
     pub async fn delete_upstream(&mut self, id: Uuid) -> Result<()> {
+        let before = self.present(Kind::Upstream, id).await?;
         sqlx::query("delete from upstreams where id = $1")
             .bind(id)
             .execute(&mut *self.transaction)
@@ -202,22 +217,26 @@ impl Change {
                 "routes_upstream_id_fkey",
                 Problem::conflict("upstream_in_use", "routes lead to this upstream: change or delete them first"),
             )?;
-        Ok(())
+        self.note(Kind::Upstream, id, before, &serde_json::Value::Null)
     }
 
-    pub async fn insert_route(&mut self, spec: &RouteSpec) -> Result<Stored<RouteSpec>> {
+    pub async fn insert_route(&mut self, id: Option<Uuid>, spec: &RouteSpec) -> Result<Stored<RouteSpec>> {
+        let (id, comes_back) = (id.unwrap_or_else(Uuid::now_v7), id.is_some());
         let upstream = self.upstream_id(&spec.upstream).await?;
         let row: Row = sqlx::query_as(
-            "insert into routes (id, name, upstream_id, spec) values ($1, $2, $3, $4)
+            "insert into routes (id, name, upstream_id, spec, revision)
+             select $1, $2, $3, $4, case when $5 then version else 1 end from route_table
              returning id, spec, revision, created_at, updated_at",
         )
-        .bind(Uuid::now_v7())
+        .bind(id)
         .bind(spec.name.as_str())
         .bind(upstream)
         .bind(Json(spec))
+        .bind(comes_back)
         .fetch_one(&mut *self.transaction)
         .await
         .on_constraint("routes_name_key", name_taken("route", &spec.name))?;
+        self.note(Kind::Route, id, serde_json::Value::Null, spec)?;
         row.read()
     }
 
@@ -232,6 +251,7 @@ impl Change {
 
     /// Writes a route that is there.
     pub async fn update_route(&mut self, id: Uuid, spec: &RouteSpec) -> Result<Stored<RouteSpec>> {
+        let before = self.present(Kind::Route, id).await?;
         let upstream = self.upstream_id(&spec.upstream).await?;
         let row: Row = sqlx::query_as(
             "update routes set name = $2, upstream_id = $3, spec = $4, revision = revision + 1, updated_at = now()
@@ -244,12 +264,14 @@ impl Change {
         .fetch_one(&mut *self.transaction)
         .await
         .on_constraint("routes_name_key", name_taken("route", &spec.name))?;
+        self.note(Kind::Route, id, before, spec)?;
         row.read()
     }
 
     pub async fn delete_route(&mut self, id: Uuid) -> Result<()> {
+        let before = self.present(Kind::Route, id).await?;
         sqlx::query("delete from routes where id = $1").bind(id).execute(&mut *self.transaction).await?;
-        Ok(())
+        self.note(Kind::Route, id, before, &serde_json::Value::Null)
     }
 
     /// Whether this default is to be created now; it is remembered, so that it is asked once in the platform's life.
@@ -282,16 +304,24 @@ impl Change {
 
     /// Writes the new address of a seeded upstream that nobody has edited. True if there was one with another address.
     pub async fn move_seeded_upstream(&mut self, spec: &UpstreamSpec, url: &str) -> Result<bool> {
-        let moved = sqlx::query(
-            "update upstreams set spec = $2, seeded_url = $3, revision = revision + 1, updated_at = now()
-             where name = $1 and seeded_url is not null and seeded_url <> $3",
+        let seeded: Option<(Uuid, Json<serde_json::Value>)> = sqlx::query_as(
+            "select id, spec from upstreams where name = $1 and seeded_url is not null and seeded_url <> $2",
         )
         .bind(spec.name.as_str())
+        .bind(url)
+        .fetch_optional(&mut *self.transaction)
+        .await?;
+        let Some((id, before)) = seeded else { return Ok(false) };
+        sqlx::query(
+            "update upstreams set spec = $2, seeded_url = $3, revision = revision + 1, updated_at = now() where id = $1",
+        )
+        .bind(id)
         .bind(Json(spec))
         .bind(url)
         .execute(&mut *self.transaction)
         .await?;
-        Ok(moved.rows_affected() == 1)
+        self.note(Kind::Upstream, id, before.0, spec)?;
+        Ok(true)
     }
 
     async fn upstream_id(&mut self, name: &Name) -> Result<Uuid> {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     balance::{Budget, Instance, Member},
+    condition::Asked,
     limit::{Quota, Rule},
     matcher::{Found, Matcher, Methods},
     route::{self, Authentication, By, Limit, RouteSpec, UpstreamSpec},
@@ -54,10 +55,13 @@ impl Snapshot {
             };
             methods.sort();
             for method in methods {
-                let Some(other) = matches.insert((&spec.matches.path, method, spec.priority), route) else { continue };
+                let matched = &spec.matches;
+                let key =
+                    (matched.path.shape(), method, spec.priority, &matched.host, &matched.headers, &matched.query);
+                let Some(other) = matches.insert(key, route) else { continue };
                 let (own, other) = if changed == Some(other.id) { (other, route) } else { (route, other) };
                 let detail = format!(
-                    "{} matches the same as {}: change the path, the methods or the priority",
+                    "{} matches the same as {}: change the match or the priority",
                     own.spec.name.as_str(),
                     other.spec.name.as_str()
                 );
@@ -121,6 +125,7 @@ pub struct CompiledLimit {
     pub rule: Arc<Rule>,
     pub by_address: bool,
     pub by_subject: bool,
+    pub by_client: bool,
 }
 
 /// A route, ready to serve.
@@ -128,6 +133,8 @@ pub struct CompiledLimit {
 pub struct Route {
     pub name: Arc<str>,
     pub upstream: Arc<Upstream>,
+    /// As it is written.
+    pub spec: RouteSpec,
     /// A good token lets in.
     pub takes_token: bool,
     /// So does none.
@@ -202,11 +209,15 @@ impl Table {
             let Some(upstream) = upstreams.get(spec.upstream.as_str()) else { continue };
             let name = spec.name.as_str();
             let seconds = known.get(name).map(|route| Arc::clone(&route.seconds));
-            let (early_limits, late_limits) =
-                spec.limits.iter().map(|limit| compile_limit(*id, limit)).partition(|limit| !limit.by_subject);
+            let (early_limits, late_limits) = spec
+                .limits
+                .iter()
+                .map(|limit| compile_limit(*id, limit))
+                .partition(|limit| !limit.by_subject && !limit.by_client);
             routes.push(Arc::new(Route {
                 name: name.into(),
                 upstream: Arc::clone(upstream),
+                spec: spec.clone(),
                 takes_token: spec.authentication.contains(&Authentication::Jwt),
                 takes_anonymous: spec.authentication.contains(&Authentication::None),
                 permission: spec.permission.as_deref().map(Into::into),
@@ -221,9 +232,9 @@ impl Table {
         Ok(Self { version: snapshot.version, matcher, routes, upstreams })
     }
 
-    /// The route for a path in normal form.
-    pub fn find(&self, path: &str, method: &http::Method) -> Lookup {
-        match self.matcher.find(path, Methods::of(method)) {
+    /// The route for a request whose path is in normal form.
+    pub fn find(&self, path: &str, method: &http::Method, asked: &Asked<'_>) -> Lookup {
+        match self.matcher.find(path, Methods::of(method), asked) {
             Found::Route(index) => Lookup::Route(Arc::clone(&self.routes[index])),
             Found::OtherMethods(methods) => Lookup::OtherMethods(methods),
             Found::Nothing => Lookup::Nothing,
@@ -232,6 +243,12 @@ impl Table {
 
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.get(name)
+    }
+
+    /// Every route whose path takes this one, in the order in which they are tried, and what else it refuses.
+    pub fn candidates(&self, path: &str, method: &http::Method, asked: &Asked<'_>) -> Vec<(&Route, Option<String>)> {
+        let candidates = self.matcher.candidates(path, Methods::of(method), asked);
+        candidates.into_iter().map(|found| (&*self.routes[found.index], found.refuses)).collect()
     }
 
     /// Names of all routes.
@@ -254,17 +271,13 @@ fn compile_upstream(spec: &UpstreamSpec, registry: &Registry) -> Upstream {
 }
 
 fn compile_limit(route: Uuid, limit: &Limit) -> CompiledLimit {
-    let (by_address, by_subject) = (limit.by.contains(&By::Ip), limit.by.contains(&By::Token));
-    let label = match (by_address, by_subject) {
-        (true, true) => "ip-token",
-        (false, true) => "token",
-        _ => "ip",
-    };
+    let by = |what| limit.by.contains(&what);
+    let (by_address, by_client, by_subject) = (by(By::Ip), by(By::Client), by(By::Token));
+    let named = [(by(By::Route), "route"), (by_address, "ip"), (by_client, "client"), (by_subject, "token")];
+    let label = named.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect::<Vec<_>>().join("-");
     let Limit { requests, per_seconds, .. } = *limit;
-    let rule = Rule {
-        id: format!("{}:{label}:{requests}/{per_seconds}", route.simple()).into(),
-        label,
-        quota: Quota { requests, period_us: u64::from(per_seconds) * 1_000_000 },
-    };
-    CompiledLimit { rule: Arc::new(rule), by_address, by_subject }
+    let burst = limit.burst.unwrap_or(requests);
+    let quota = Quota { requests, period_us: u64::from(per_seconds) * 1_000_000, burst };
+    let rule = Rule::new(format!("{}:{label}:{requests}/{per_seconds}/{burst}", route.simple()), &label, quota);
+    CompiledLimit { rule: Arc::new(rule), by_address, by_subject, by_client }
 }

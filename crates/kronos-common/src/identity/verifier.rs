@@ -3,7 +3,10 @@
 //! are asked on every use. What a token carries to help us (`jwk`, `jku`, `x5u`, `x5c`) is never read.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -49,6 +52,7 @@ struct Inner {
     audience: String,
     keys: KeyStore,
     memory: Cache<[u8; 32], Remembered>,
+    generation: AtomicU64,
     revocations: Revocations,
     api_keys: OnceLock<ApiKeys>,
     /// Proofs that were shown to this instance while they were young enough to be shown again.
@@ -97,7 +101,7 @@ impl Verifier {
         context.spawn("signing-keys", async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = kept.0.keys.keep_fresh(|| kept.0.memory.invalidate_all()) => {}
+                () = kept.0.keys.keep_fresh(|| kept.forget_all()) => {}
             }
         });
         Ok(verifier)
@@ -119,6 +123,7 @@ impl Verifier {
             audience: config.audience.clone(),
             keys,
             memory,
+            generation: AtomicU64::new(0),
             revocations,
             api_keys: OnceLock::new(),
             proofs: Cache::builder()
@@ -136,7 +141,7 @@ impl Verifier {
     /// Takes a new key set; tokens under a key that is no longer in it stop being believed at once.
     pub fn replace_keys(&self, keys: &JwkSet) {
         if self.0.keys.replace(keys) {
-            self.0.memory.invalidate_all();
+            self.forget_all();
         }
     }
 
@@ -191,6 +196,22 @@ impl Verifier {
             return Err(refuse("the proof was used before: make one for each request"));
         }
         Ok(claims)
+    }
+
+    /// Changes whenever a key was withdrawn: what a caller of its own remembers of tokens is worth nothing then.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether claims that this verifier gave out in the present [`generation`](Self::generation) still hold: not expired,
+    /// not revoked.
+    pub fn holds(&self, claims: &Claims) -> bool {
+        self.still_good(claims, seconds_now()).is_ok()
+    }
+
+    fn forget_all(&self) {
+        self.0.memory.invalidate_all();
+        self.0.generation.fetch_add(1, Ordering::Release);
     }
 
     async fn verify_at(&self, token: &str, now: i64) -> Result<Arc<Claims>, Problem> {
@@ -266,7 +287,7 @@ impl Verifier {
         }
         let (found, withdrawn) = self.0.keys.find(&header.kid).await;
         if withdrawn {
-            self.0.memory.invalidate_all();
+            self.forget_all();
         }
         let key = match found {
             Found::Key(key) => key,

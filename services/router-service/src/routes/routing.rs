@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, take_over};
+use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
 use crate::{App, route::RouteSpec, store::Stored};
 
 /// A route as it is stored.
@@ -84,12 +84,12 @@ async fn list_routes(
 )]
 async fn create_route(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Json(spec): Json<RouteSpec>,
 ) -> Result<Response> {
     accept(&spec)?;
-    let mut change = app.store.change().await?;
-    let stored = change.insert_route(&spec).await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
+    let stored = change.insert_route(None, &spec).await?;
     take_over(&app, change.commit(Some(stored.id)).await?).await?;
     let location = [(header::LOCATION, format!("/routes/{}", stored.id))];
     let etag = ETag::of_version(stored.revision);
@@ -131,13 +131,13 @@ async fn show_route(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id):
 )]
 async fn replace_route(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
     Json(spec): Json<RouteSpec>,
 ) -> Result<Response> {
     accept(&spec)?;
-    let mut change = app.store.change().await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
     if_match.check(&ETag::of_version(change.route_revision(id).await?))?;
     let stored = change.update_route(id, &spec).await?;
     take_over(&app, change.commit(Some(id)).await?).await?;
@@ -159,11 +159,11 @@ async fn replace_route(
 )]
 async fn delete_route(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let mut change = app.store.change().await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
     if_match.check(&ETag::of_version(change.route_revision(id).await?))?;
     change.delete_route(id).await?;
     take_over(&app, change.commit(None).await?).await?;

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, take_over};
+use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
 use crate::{App, route::UpstreamSpec, store::Stored};
 
 /// An upstream as it is stored.
@@ -84,12 +84,12 @@ async fn list_upstreams(
 )]
 async fn create_upstream(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Json(spec): Json<UpstreamSpec>,
 ) -> Result<Response> {
     accept(&spec)?;
-    let mut change = app.store.change().await?;
-    let stored = change.insert_upstream(&spec, None).await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
+    let stored = change.insert_upstream(None, &spec, None).await?;
     take_over(&app, change.commit(None).await?).await?;
     let location = [(header::LOCATION, format!("/upstreams/{}", stored.id))];
     let etag = ETag::of_version(stored.revision);
@@ -131,13 +131,13 @@ async fn show_upstream(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(i
 )]
 async fn replace_upstream(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
     Json(spec): Json<UpstreamSpec>,
 ) -> Result<Response> {
     accept(&spec)?;
-    let mut change = app.store.change().await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
     if_match.check(&ETag::of_version(change.upstream_revision(id).await?))?;
     let stored = change.update_upstream(id, &spec).await?;
     take_over(&app, change.commit(None).await?).await?;
@@ -160,11 +160,11 @@ async fn replace_upstream(
 )]
 async fn delete_upstream(
     State(app): State<App>,
-    _: Allowed<CanWriteRoutes>,
+    allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let mut change = app.store.change().await?;
+    let mut change = app.store.change(actor(&allowed)).await?;
     if_match.check(&ETag::of_version(change.upstream_revision(id).await?))?;
     change.delete_upstream(id).await?;
     take_over(&app, change.commit(None).await?).await?;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant as Clock};
 
 use futures::future::join_all;
-use kronos_testkit::wait_up_to;
+use kronos_testkit::{wait_until, wait_up_to};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Gateway, Instance, World};
 
@@ -116,7 +116,9 @@ async fn a_request_that_may_have_been_carried_out_is_not_repeated() {
 async fn a_post_that_was_never_sent_is_repeated_elsewhere() {
     let (a, b) = (Instance::start("a"), Instance::start("b"));
     let (_world, gateway) = Gateway::with_echo(&[&a, &b]).await;
+    let address = a.address;
     a.kill();
+    wait_until("nobody is connected to it any more", async || TcpStream::connect(address).await.is_err()).await;
     for index in 0..20 {
         let seen = gateway.client.post("/echo", &json!({"index": index})).await.expect(200).json();
         assert_eq!(seen["instance"], "b");

@@ -113,8 +113,11 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn heads_that_are_too_large_are_problems() {
     let echo = Instance::start("a");
-    let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
-    let lines: String = (0..120).map(|index| format!("X-{index}: y\r\n")).collect();
+    let mut world = World::new().await;
+    world.config.gateway.max_headers = 80;
+    let gateway = world.start().await;
+    gateway.echo(&[&echo]).await;
+    let lines: String = (0..90).map(|index| format!("X-{index}: y\r\n")).collect();
     for (head, status, code) in [
         (format!("GET /echo HTTP/1.1\r\nHost: a\r\n{lines}\r\n"), 431, "headers_too_large"),
         (format!("GET /echo HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(33_000)), 431, "headers_too_large"),
@@ -131,6 +134,10 @@ async fn heads_that_are_too_large_are_problems() {
     let mut socket = gateway.socket().await;
     socket.send(format!("GET /echo HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(200_000))).await;
     assert!(socket.read_to_end().await.starts_with("HTTP/1.1 431"), "whoever sends no end is cut");
+    // So many are not even counted.
+    let mut socket = gateway.socket().await;
+    socket.send(format!("GET /echo HTTP/1.1\r\nHost: a\r\n{lines}{lines}\r\n")).await;
+    assert!(socket.read_to_end().await.starts_with("HTTP/1.1 431"));
     assert_eq!(echo.requests(), 0);
 }
 

@@ -215,3 +215,48 @@ async fn a_frozen_and_a_dead_redis_cost_no_request() {
     let over = admitted(&gateway, 1500).await;
     assert!(over < 1500, "the limit is kept here: {over}");
 }
+
+#[tokio::test]
+async fn a_client_and_a_route_have_allowances_too() {
+    let echo = Instance::start("a");
+    let world = World::new().await;
+    let gateway = world.start().await;
+    gateway.upstream("echo", &[&echo]).await;
+    gateway
+        .route(limited(json!([{"by": ["client"], "requests": 3, "perSeconds": 60},
+                              {"by": ["route"], "requests": 5, "perSeconds": 60}])))
+        .await;
+    let ask = async |user: &str, client: &str| {
+        let token = world.issuer.build(user).client_id(client).sign();
+        gateway.client.get("/echo").bearer(token).await
+    };
+    for user in ["ada", "bob", "eve"] {
+        ask(user, "web").await.expect(200);
+    }
+    let answer = ask("ada", "web").await.expect_problem(429, "rate_limited");
+    assert_eq!(answer.header("ratelimit-policy"), Some("\"client\";q=3;w=60"));
+    for _ in 0..2 {
+        ask("ada", "desk").await.expect(200);
+    }
+    let answer = ask("ada", "phone").await.expect_problem(429, "rate_limited");
+    assert_eq!(answer.header("ratelimit-policy"), Some("\"route\";q=5;w=60"));
+}
+
+#[tokio::test]
+async fn a_burst_is_less_than_the_allowance() {
+    let echo = Instance::start("a");
+    let world = World::new().await;
+    let gateway = world.start().await;
+    gateway.upstream("echo", &[&echo]).await;
+    let bad = limited(json!([{"by": ["ip"], "requests": 10, "perSeconds": 1, "burst": 11}]));
+    gateway.admin.post("/routes", &bad).await.expect_problem(422, "invalid_request");
+    gateway.route(limited(json!([{"by": ["ip"], "requests": 60, "perSeconds": 60, "burst": 2}]))).await;
+    for _ in 0..2 {
+        gateway.client.get("/echo").await.expect(200);
+    }
+    let answer = gateway.client.get("/echo").await.expect_problem(429, "rate_limited");
+    assert_eq!(answer.header("retry-after"), Some("1"), "and not a minute");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    gateway.client.get("/echo").await.expect(200);
+    gateway.client.get("/echo").await.expect_problem(429, "rate_limited");
+}

@@ -1,7 +1,9 @@
 //! Which route takes a path: the tree against a naive model that reads the rules aloud.
 
+use http::HeaderMap;
 use proptest::prelude::*;
 use router_service::{
+    condition::Asked,
     matcher::{Found, Matcher, Methods},
     route::{Authentication, Match, Method, Name, PathMatch, RouteSpec, covers},
 };
@@ -10,8 +12,9 @@ fn spec(index: usize, path: PathMatch, methods: Option<Vec<Method>>, priority: i
     let name = |text: String| Name::try_from(text).unwrap();
     RouteSpec {
         name: name(format!("r{index:03}")),
-        matches: Match { path, methods },
+        matches: Match { methods, ..Match::path(path) },
         upstream: name("u".into()),
+        rewrite: None,
         authentication: vec![Authentication::None],
         limits: Vec::new(),
         priority,
@@ -21,10 +24,22 @@ fn spec(index: usize, path: PathMatch, methods: Option<Vec<Method>>, priority: i
     }
 }
 
+/// A request that no condition looks at.
+fn anybody(headers: &HeaderMap) -> Asked<'_> {
+    Asked { host: None, headers, query: None }
+}
+
 /// The rules, one after the other, over all routes.
 fn model(routes: &[RouteSpec], path: &str, method: &str) -> (Option<usize>, bool) {
     let takes_path = |route: &RouteSpec| match &route.matches.path {
         PathMatch::Exact(exact) => exact == path,
+        PathMatch::Template(template) => {
+            template.split('/').count() == path.split('/').count()
+                && template
+                    .split('/')
+                    .zip(path.split('/'))
+                    .all(|(wanted, segment)| wanted == segment || (wanted.starts_with('{') && !segment.is_empty()))
+        }
         PathMatch::Prefix(prefix) => prefix == "/" || path == prefix || path.starts_with(&format!("{prefix}/")),
     };
     let takes_method = |route: &RouteSpec| {
@@ -37,7 +52,11 @@ fn model(routes: &[RouteSpec], path: &str, method: &str) -> (Option<usize>, bool
     for index in on_path.iter().copied().filter(|index| takes_method(&routes[*index])) {
         let key = |index: usize| {
             let route = &routes[index];
-            let exact = matches!(route.matches.path, PathMatch::Exact(_));
+            let exact = match route.matches.path {
+                PathMatch::Exact(_) => 2,
+                PathMatch::Template(_) => 1,
+                PathMatch::Prefix(_) => 0,
+            };
             let length = route.matches.path.text().len();
             (route.priority, exact, length, route.matches.methods.is_some(), std::cmp::Reverse(route.name.clone()))
         };
@@ -58,11 +77,15 @@ fn asked() -> impl Strategy<Value = String> {
 
 fn routes() -> impl Strategy<Value = Vec<RouteSpec>> {
     let methods = prop::option::of(prop::sample::subsequence(Method::ALL.to_vec(), 1..4));
-    let one = (path(), any::<bool>(), methods, -1..2_i32);
+    let matched = prop_oneof![
+        path().prop_map(PathMatch::Prefix),
+        path().prop_map(PathMatch::Exact),
+        prop::collection::vec("[ab]{1,2}|\\{[xy]\\}", 1..4)
+            .prop_map(|segments| PathMatch::Template(format!("/{}", segments.join("/")))),
+    ];
+    let one = (matched, methods, -1..2_i32);
     prop::collection::vec(one, 0..12).prop_map(|list| {
-        let spec = |(index, (path, exact, methods, priority))| {
-            spec(index, if exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) }, methods, priority)
-        };
+        let spec = |(index, (path, methods, priority))| spec(index, path, methods, priority);
         list.into_iter().enumerate().map(spec).collect()
     })
 }
@@ -73,7 +96,7 @@ proptest! {
         let matcher = Matcher::new(&routes);
         let asked = Methods::of(&method.parse().unwrap());
         let (expected, any_on_path) = model(&routes, &path, &method);
-        match (matcher.find(&path, asked), expected) {
+        match (matcher.find(&path, asked, &anybody(&HeaderMap::new())), expected) {
             (Found::Route(found), Some(expected)) => prop_assert_eq!(found, expected),
             (Found::OtherMethods(_), None) => prop_assert!(any_on_path),
             (Found::Nothing, None) => prop_assert!(!any_on_path),
@@ -97,7 +120,9 @@ fn a_prefix_is_not_a_part_of_a_word() {
         spec(3, PathMatch::Prefix("/late".into()), Some(vec![Method::Post]), 0),
     ];
     let matcher = Matcher::new(&routes);
-    let find = |path: &str, method: &str| matcher.find(path, Methods::of(&method.parse().unwrap()));
+    let find = |path: &str, method: &str| {
+        matcher.find(path, Methods::of(&method.parse().unwrap()), &anybody(&HeaderMap::new()))
+    };
     for (path, method, expected) in [
         ("/users", "GET", 0),
         ("/users/", "GET", 0),
@@ -115,7 +140,7 @@ fn a_prefix_is_not_a_part_of_a_word() {
         assert_eq!(find(path, method), Found::Route(expected), "{method} {path}");
     }
     let alone = Matcher::new(&routes[3..]);
-    match alone.find("/late/x", Methods::of(&http::Method::GET)) {
+    match alone.find("/late/x", Methods::of(&http::Method::GET), &anybody(&HeaderMap::new())) {
         Found::OtherMethods(methods) => assert_eq!(methods.allow(), "POST"),
         found => panic!("{found:?}"),
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "telling is its purpose")]
 
 mod auth;
+mod gateway;
 mod journey;
 mod load;
 mod verification;
@@ -16,11 +17,14 @@ use serde::Deserialize;
 /// Measures Kronos against a platform that is up.
 #[derive(Parser)]
 struct Arguments {
-    /// What: `journey` or `auth`.
+    /// What: `journey`, `auth` or `gateway`.
     name: String,
     /// The output of `cargo xtask status --json`, in a file.
     #[arg(long)]
     target: PathBuf,
+    /// For `gateway`: another binary than the platform's own.
+    #[arg(long)]
+    binary: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -46,7 +50,8 @@ async fn main() -> anyhow::Result<()> {
     match arguments.name.as_str() {
         "journey" => journey::journey(&platform).await,
         "auth" => auth::auth(&platform).await,
-        other => bail!("there is no benchmark `{other}`: there are `journey` and `auth`"),
+        "gateway" => gateway::gateway(&platform, arguments.binary).await,
+        other => bail!("there is no benchmark `{other}`: there are `journey`, `auth` and `gateway`"),
     }
 }
 
