@@ -71,6 +71,7 @@ pub async fn run(settings: &Settings, out: &mut (dyn Write + Send)) -> anyhow::R
     for role in &SERVICES {
         roles::ensure_schema(&mut target, role).await?;
     }
+    grants::text_search(&mut target).await?;
     for set in sets()? {
         apply(&mut target, &set, out).await.with_context(|| format!("migrate schema {}", set.role.schema))?;
     }

@@ -44,6 +44,7 @@ pub struct Services {
 #[serde(deny_unknown_fields)]
 pub struct Rights {
     pub longest_sleep_ms: u64,
+    pub remembered_people: u64,
 }
 
 /// `[bootstrap]`: the first administrator.

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    App, changes,
+    App,
+    changes::{self, Change},
     config::FirstAdministrator,
     roles::{ADMINISTRATOR, EVERYTHING, PermissionPattern, RoleDefinition},
     store,
@@ -19,11 +20,14 @@ use crate::{
 /// Pauses between attempts to reach auth-service.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How often to look for what another instance has left.
+const FAN_OUT_EVERY: Duration = Duration::from_secs(10);
+
 /// Takes away each assignment when its time is over.
 pub(crate) async fn expire(app: App, shutdown: CancellationToken) {
     let mut failing = false;
     loop {
-        match changes::assignments::expire(&app, Utc::now()).await {
+        match expire_once(&app).await {
             Ok(more) => {
                 failing = false;
                 if more {
@@ -39,6 +43,31 @@ pub(crate) async fn expire(app: App, shutdown: CancellationToken) {
         tokio::select! {
             () = tokio::time::sleep(until_next_end(&app).await) => {}
             () = app.ends_changed.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn expire_once(app: &App) -> Result<bool, Problem> {
+    let now = Utc::now();
+    let people = changes::assignments::expire(app, now).await?;
+    Ok(changes::group_assignments::expire(app, now).await? || people)
+}
+
+/// Names the holders of roles that have changed and that many people hold, for their tokens that name no roles.
+pub(crate) async fn fan_out(app: App, shutdown: CancellationToken) {
+    loop {
+        let pause = match changes::roles::fan_out(&app).await {
+            Ok(true) => continue,
+            Ok(false) => FAN_OUT_EVERY,
+            Err(problem) => {
+                tracing::warn!(error = %chain(&problem), "the holders of a changed role are not named yet");
+                PAUSE.1
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = app.fanout_left.notified() => {}
             () = shutdown.cancelled() => return,
         }
     }
@@ -83,8 +112,8 @@ async fn attempt(app: &App, administrator: &FirstAdministrator) -> anyhow::Resul
 }
 
 async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Problem> {
-    let mut transaction = app.pool.begin().await?;
-    if !store::bootstrap::begin(&mut transaction).await? {
+    let mut change = Change::begin(app).await?;
+    if !store::bootstrap::begin(&mut change).await? {
         return Ok(());
     }
     let everything = PermissionPattern::try_from(EVERYTHING.to_owned()).expect("a permission");
@@ -93,17 +122,17 @@ async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Probl
         permissions: BTreeSet::from([everything]),
         inherits: BTreeSet::new(),
     };
-    changes::roles::ensure_administrator(&mut transaction, &definition).await?;
+    changes::roles::ensure_administrator(&mut change, &definition).await?;
     let new = NewUser {
         username: administrator.username.clone(),
         email: administrator.email.clone(),
         display_name: DisplayName::try_from("Administrator".to_owned()).expect("a name"),
     };
-    let user = store::users::insert(&mut transaction, Uuid::now_v7(), &new).await?;
-    store::assignments::put(&mut transaction, user.id, ADMINISTRATOR, None, None).await?;
-    changes::users::tell(&mut transaction, "created", &user).await?;
-    store::bootstrap::made(&mut transaction, user.id).await?;
-    changes::commit(app, transaction).await?;
+    let user = store::users::insert(&mut change, Uuid::now_v7(), &new).await?;
+    store::assignments::put(&mut change, user.id, ADMINISTRATOR, None, None).await?;
+    changes::users::tell(&mut change, "created", &user).await?;
+    store::bootstrap::made(&mut change, user.id).await?;
+    change.commit(app).await?;
     tracing::info!(username = name::key(&user.username), "made the first administrator");
     Ok(())
 }

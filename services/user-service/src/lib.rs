@@ -3,11 +3,14 @@
 //! revocation of their older tokens and an event, in one transaction.
 //!
 //! Beside the floor plan of every service: `changes/` (what one request does across store, auth-service and events),
-//! `credentials.rs` (the client of auth-service).
+//! `credentials.rs` (the client of auth-service), `held.rs` (what people hold, remembered).
 
+pub mod catalogue;
 mod changes;
 pub mod config;
 mod credentials;
+pub mod groups;
+mod held;
 mod jobs;
 pub mod rights;
 pub mod roles;
@@ -27,11 +30,11 @@ use kronos_common::{
     service::{self, Running},
 };
 use sqlx::{PgPool, migrate::Migrator};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::{credentials::Credentials, held::HeldRights};
 
 /// Every setting, with its default.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -46,10 +49,16 @@ pub(crate) struct Parts {
     pub(crate) pool: PgPool,
     pub(crate) relay: Relay,
     pub(crate) publisher: RevocationPublisher,
+    pub(crate) revocations: Revocations,
     pub(crate) verifier: Verifier,
+    pub(crate) held: HeldRights,
     pub(crate) credentials: Credentials,
+    /// Changes have half of the connections, so that those that wait for one another hold up no check.
+    pub(crate) writers: Arc<Semaphore>,
     /// An assignment with an end was written: the job may have to get up earlier.
     pub(crate) ends_changed: Notify,
+    /// A role changed that many people hold.
+    pub(crate) fanout_left: Notify,
     pub(crate) settings: config::Rights,
 }
 
@@ -90,12 +99,18 @@ impl App {
         let app = Self(Arc::new(Parts {
             relay: Relay::start(pool.clone(), rabbit, &context),
             publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
-            verifier: Verifier::connect(&config.identity, revocations, &context).await?,
+            verifier: Verifier::connect(&config.identity, revocations.clone(), &context).await?,
+            held: HeldRights::new(config.rights.remembered_people, revocations.clone()),
+            revocations,
             credentials: Credentials::new(&config.services, token, &context)?,
+            writers: Arc::new(Semaphore::new((config.postgres.max_connections as usize / 2).max(1))),
             ends_changed: Notify::new(),
+            fanout_left: Notify::new(),
             settings: config.rights,
             pool,
         }));
+        store::permissions::declare_all(&app.pool, &catalogue::BUILT_IN).await.context("declare the permissions")?;
+        context.spawn("fan-out", jobs::fan_out(app.clone(), context.shutdown.clone()));
         context.spawn("expiry", jobs::expire(app.clone(), context.shutdown.clone()));
         if let Some(administrator) = administrator {
             context.spawn("bootstrap", jobs::bootstrap(app.clone(), administrator, context.shutdown.clone()));

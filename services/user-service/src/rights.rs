@@ -1,6 +1,8 @@
 //! Rights: what follows from the roles that a person holds. No I/O, and the clock is the caller's.
 
-use std::collections::BTreeSet;
+pub mod difference;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use kronos_common::identity::{permission_matches, resource_matches};
@@ -51,12 +53,21 @@ pub struct Person {
 }
 
 /// One role that comes with one assignment: the assigned one, or one that it includes.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
     /// The resource of the assignment; `None`: everywhere.
     pub resource: Option<String>,
     /// The end of the assignment.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The group whose assignment it is; `None`: the person's own.
+    pub group: Option<Arc<str>>,
+    /// Shared by all who have the same role assigned.
+    pub role: Arc<IncludedRole>,
+}
+
+/// A role as part of another one, or of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncludedRole {
     /// From the assigned role to the role that grants, both included.
     pub path: Vec<String>,
     /// What that role itself grants.
@@ -106,6 +117,8 @@ pub struct Decision {
     /// Of a no: what is missing, and what comes nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
+    /// The version of the rights that were judged.
+    pub epoch: i64,
 }
 
 /// How a person comes by a permission.
@@ -120,6 +133,19 @@ pub struct GrantPath {
     pub resource: Option<String>,
     /// Null: without end.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The group that has the assigned role; absent: the person has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+/// Permission, resource, group, path and end.
+pub type GrantOrder<'a> = (&'a str, Option<&'a str>, Option<&'a str>, &'a [String], Option<DateTime<Utc>>);
+
+impl GrantPath {
+    /// By permission, then where, then by which way; complete, so that it can be a page's position.
+    pub fn order(&self) -> GrantOrder<'_> {
+        (&self.permission, self.resource.as_deref(), self.group.as_deref(), &self.path, self.expires_at)
+    }
 }
 
 /// What would have made it a yes.
@@ -160,15 +186,16 @@ const MOST_NEAR: usize = 5;
 impl Holding {
     fn grant(&self, permission: &str) -> GrantPath {
         GrantPath {
-            path: self.path.clone(),
+            path: self.role.path.clone(),
             permission: permission.to_owned(),
             resource: self.resource.clone(),
             expires_at: self.expires_at,
+            group: self.group.as_deref().map(str::to_owned),
         }
     }
 
-    fn role(&self) -> &str {
-        self.path.last().map_or("", String::as_str)
+    fn role_name(&self) -> &str {
+        self.role.path.last().map_or("", String::as_str)
     }
 
     fn holds_at(&self, now: DateTime<Utc>) -> bool {
@@ -184,7 +211,7 @@ impl Holding {
     }
 
     fn granting(&self, permission: &str) -> Option<&str> {
-        self.permissions.iter().map(String::as_str).find(|granted| permission_matches(granted, permission))
+        self.role.permissions.iter().map(String::as_str).find(|granted| permission_matches(granted, permission))
     }
 }
 
@@ -200,11 +227,11 @@ pub fn grants(person: &Person, holdings: &[Holding], now: DateTime<Utc>) -> Gran
     let mut valid_until = None;
     for holding in holdings.iter().filter(|holding| !person.disabled && holding.holds_at(now)) {
         if holding.resource.is_none() {
-            roles.insert(holding.role().to_owned());
-            permissions.extend(holding.permissions.iter().cloned());
+            roles.insert(holding.role_name().to_owned());
+            permissions.extend(holding.role.permissions.iter().cloned());
         }
         if holding.resource.is_some() || holding.expires_at.is_some() {
-            scoped.extend(holding.permissions.iter().map(|permission| ScopedGrant {
+            scoped.extend(holding.role.permissions.iter().map(|permission| ScopedGrant {
                 permission: permission.clone(),
                 resource: holding.resource.clone(),
                 expires_at: holding.expires_at,
@@ -224,6 +251,31 @@ pub fn grants(person: &Person, holdings: &[Holding], now: DateTime<Utc>) -> Gran
     }
 }
 
+/// Every way by which a person has a permission at `now`, in the order of permissions; nothing for who is disabled.
+pub fn effective(person: &Person, holdings: &[Holding], now: DateTime<Utc>) -> Vec<GrantPath> {
+    let mut grants: Vec<GrantPath> = holdings
+        .iter()
+        .filter(|holding| !person.disabled && holding.holds_at(now))
+        .flat_map(|holding| holding.role.permissions.iter().map(|permission| holding.grant(permission)))
+        .collect();
+    grants.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+    grants.dedup();
+    grants
+}
+
+/// Every way by which a person has this permission at `now`; without a resource, wherever.
+pub fn granting(
+    person: &Person,
+    holdings: &[Holding],
+    permission: &PermissionName,
+    resource: Option<&str>,
+    now: DateTime<Utc>,
+) -> Vec<GrantPath> {
+    let there = |holding: &&Holding| resource.is_none() || holding.covers(resource);
+    let holding = holdings.iter().filter(|holding| !person.disabled && holding.holds_at(now)).filter(there);
+    holding.filter_map(|holding| Some(holding.grant(holding.granting(permission.as_str())?))).collect()
+}
+
 /// Whether `person` may, at `now`: on `resource`, or without one: everywhere. The shortest path is the one that is told.
 pub fn judge(
     person: &Person,
@@ -241,24 +293,25 @@ pub fn judge(
     };
     if person.disabled {
         let why = vec![format!("{} is disabled", person.username)];
-        return Decision { allowed: false, why, grant: None, missing: None };
+        return Decision { allowed: false, why, grant: None, missing: None, epoch: person.epoch };
     }
     let granting = holdings
         .iter()
         .filter(|holding| holding.holds_at(now) && holding.covers(resource))
         .filter_map(|holding| Some((holding, holding.granting(wanted)?)))
-        .min_by_key(|(holding, _)| holding.path.len());
+        .min_by_key(|(holding, _)| holding.role.path.len());
     match granting {
         Some((holding, granted)) => Decision {
             allowed: true,
             why: argument(person, holding, granted, wanted),
             grant: Some(holding.grant(granted)),
             missing: None,
+            epoch: person.epoch,
         },
         None => {
             let nearest = nearest(holdings, wanted, resource, now);
             let why = refusal(person, holdings.iter().any(|holding| holding.holds_at(now)), &nearest, wanted, resource);
-            Decision { allowed: false, why, grant: None, missing: Some(missing(nearest)) }
+            Decision { allowed: false, why, grant: None, missing: Some(missing(nearest)), epoch: person.epoch }
         }
     }
 }
@@ -274,7 +327,7 @@ fn nearest(holdings: &[Holding], wanted: &str, resource: Option<&str>, now: Date
                 found.insert((Shortfall::Ended, holding.grant(granted)))
             }
             (None, true) => {
-                let others = holding.permissions.iter().filter(|held| held.split(':').next() == kind);
+                let others = holding.role.permissions.iter().filter(|held| held.split(':').next() == kind);
                 found.extend(others.map(|held| (Shortfall::OtherAction, holding.grant(held))));
                 continue;
             }
@@ -285,15 +338,20 @@ fn nearest(holdings: &[Holding], wanted: &str, resource: Option<&str>, now: Date
 }
 
 fn argument(person: &Person, holding: &Holding, granted: &str, wanted: &str) -> Vec<String> {
-    let mut why = Vec::with_capacity(holding.path.len() + 1);
-    if let Some(assigned) = holding.path.first() {
-        why.push(format!("{} has the role {assigned} {}", person.username, scope(&holding.grant(granted))));
+    let path = &holding.role.path;
+    let mut why = Vec::with_capacity(path.len() + 2);
+    if let Some(group) = &holding.group {
+        why.push(format!("{} is a member of {group}", person.username));
     }
-    why.extend(holding.path.windows(2).map(|pair| format!("{} inherits {}", pair[0], pair[1])));
+    if let Some(assigned) = path.first() {
+        let holder = holding.group.as_deref().unwrap_or(&person.username);
+        why.push(format!("{holder} has the role {assigned} {}", scope(&holding.grant(granted))));
+    }
+    why.extend(path.windows(2).map(|pair| format!("{} inherits {}", pair[0], pair[1])));
     why.push(if granted == wanted {
-        format!("{} grants {granted}", holding.role())
+        format!("{} grants {granted}", holding.role_name())
     } else {
-        format!("{} grants {granted}, which covers {wanted}", holding.role())
+        format!("{} grants {granted}, which covers {wanted}", holding.role_name())
     });
     why
 }
@@ -364,6 +422,12 @@ impl Resource {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Every pattern that covers this resource, so that a store can look them up by equality.
+    pub fn covering(&self) -> Vec<String> {
+        let above = self.0.match_indices('/').map(|(at, _)| format!("{}/*", &self.0[..at]));
+        std::iter::once(self.0.clone()).chain(above).collect()
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Role {
     /// The entity tag.
     #[serde(skip)]
     pub version: i64,
+    /// The last change of what it grants.
+    #[serde(skip)]
+    pub epoch: i64,
 }
 
 /// What a role is to be.

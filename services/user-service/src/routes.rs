@@ -2,6 +2,9 @@
 
 mod access;
 mod assignments;
+mod group_assignments;
+mod groups;
+mod permissions;
 mod roles;
 mod users;
 
@@ -21,12 +24,24 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(assignments::put_assignment, assignments::delete_assignment))
         .routes(routes!(access::get_grants))
         .routes(routes!(access::check_access))
+        .routes(routes!(access::list_effective))
+        .routes(routes!(groups::list_groups, groups::create_group))
+        .routes(routes!(groups::get_group, groups::update_group, groups::delete_group))
+        .routes(routes!(groups::list_members))
+        .routes(routes!(groups::add_member, groups::remove_member))
+        .routes(routes!(groups::list_groups_of_user))
+        .routes(routes!(group_assignments::list_group_assignments))
+        .routes(routes!(group_assignments::put_group_assignment, group_assignments::delete_group_assignment))
+        .routes(routes!(permissions::list_permissions))
+        .routes(routes!(permissions::declare_permissions))
+        .routes(routes!(permissions::list_holders))
         .routes(routes!(roles::list_roles, roles::create_role))
         .routes(routes!(roles::get_role, roles::replace_role, roles::delete_role))
+        .routes(routes!(roles::dry_run))
 }
 
 /// The permissions that handlers ask for.
-mod permissions {
+mod allowed {
     use kronos_common::identity::Permission;
 
     pub(super) struct CanReadUsers;

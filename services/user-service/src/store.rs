@@ -2,6 +2,9 @@
 
 pub(crate) mod assignments;
 pub(crate) mod bootstrap;
+pub(crate) mod group_assignments;
+pub(crate) mod groups;
+pub(crate) mod permissions;
 pub(crate) mod rights;
 pub(crate) mod roles;
 pub(crate) mod users;

@@ -68,6 +68,50 @@ pub struct Changes {
     pub password: Option<Password>,
 }
 
+/// In which order people are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum Order {
+    /// By username, whatever its case and Unicode form.
+    #[serde(rename = "username")]
+    Username,
+    #[serde(rename = "-username")]
+    UsernameDescending,
+    /// The oldest first.
+    #[serde(rename = "createdAt")]
+    Created,
+    #[serde(rename = "-createdAt")]
+    CreatedDescending,
+}
+
+/// Where a page of people begins after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Position {
+    /// A username's key.
+    Key(String),
+    /// Ids are in the order of creation.
+    Id(Uuid),
+}
+
+impl Order {
+    /// Whether the position is one of this order.
+    pub fn has(self, position: &Position) -> bool {
+        self.by_name() == matches!(position, Position::Key(_))
+    }
+
+    /// Whether it is by username.
+    pub fn by_name(self) -> bool {
+        matches!(self, Self::Username | Self::UsernameDescending)
+    }
+
+    /// Where a page stands that ends with this person.
+    pub fn position(self, user: &User) -> Position {
+        match self {
+            Self::Username | Self::UsernameDescending => Position::Key(name::key(&user.username)),
+            Self::Created | Self::CreatedDescending => Position::Id(user.id),
+        }
+    }
+}
+
 impl Changes {
     /// The person after the changes; version and times are the store's.
     pub fn apply(&self, user: &User) -> User {
@@ -86,9 +130,9 @@ impl Changes {
     }
 }
 
-/// What the list's text search looks into: the keys of all that a person is known by.
+/// What the list's text search looks into: the keys of all that a person is known by, a blank before each.
 pub fn search_text(username: &str, email: &str, display_name: &str) -> String {
-    [username, email, display_name].map(name::key).join(" ")
+    format!(" {}", [username, email, display_name].map(name::key).join(" "))
 }
 
 impl TryFrom<String> for Username {
@@ -153,7 +197,7 @@ impl DisplayName {
 }
 
 /// One line that shows itself as it is: its folded form is not empty either.
-fn line(text: &str, longest: usize) -> bool {
+pub(crate) fn line(text: &str, longest: usize) -> bool {
     // Invisible characters would make two names that look the same.
     let invisible = |character: char| {
         character.is_control()

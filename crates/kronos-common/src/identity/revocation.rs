@@ -51,6 +51,13 @@ pub enum Revocation {
         /// The first epoch that is good.
         epoch: i64,
     },
+    /// Tokens of an earlier epoch that name this role, whoever's they are.
+    Role {
+        /// The role's name.
+        role: String,
+        /// The first epoch that is good.
+        epoch: i64,
+    },
     /// Every token of one session, or one token.
     Session {
         /// The session's id, or the token's (`jti`).
@@ -71,6 +78,7 @@ impl Revocation {
         match self {
             Self::Subject { subject, epoch } => ("subject", subject, *epoch),
             Self::Client { client_id, epoch } => ("client", client_id, *epoch),
+            Self::Role { role, epoch } => ("role", role, *epoch),
             Self::Session { sid, until } => ("session", sid, *until),
         }
     }
@@ -80,6 +88,7 @@ impl Revocation {
         match kind {
             "subject" => Some(Self::Subject { subject: name, epoch: value }),
             "client" => Some(Self::Client { client_id: name, epoch: value }),
+            "role" => Some(Self::Role { role: name, epoch: value }),
             "session" => Some(Self::Session { sid: name, until: value }),
             _ => None,
         }
@@ -113,6 +122,7 @@ impl Keys {
 struct Maps {
     subjects: HashMap<String, Epoch>,
     clients: HashMap<String, Epoch>,
+    roles: HashMap<String, Epoch>,
     /// Session id → unix seconds until which it is remembered.
     sessions: HashMap<String, i64>,
 }
@@ -192,6 +202,7 @@ impl Revocations {
         let ended = |id: &String| maps.sessions.contains_key(id);
         earlier(maps.subjects.get(&claims.sub))
             || earlier(maps.clients.get(&claims.sub))
+            || (!maps.roles.is_empty() && claims.roles.iter().any(|role| earlier(maps.roles.get(role))))
             || (!maps.sessions.is_empty()
                 && (ended(&claims.jti)
                     || claims.sid.as_ref().is_some_and(ended)
@@ -206,6 +217,15 @@ impl Revocations {
     /// The first epoch of a client that is good, if it moved within the longest token life.
     pub fn client_epoch(&self, client_id: &str) -> Option<i64> {
         self.0.maps.read().expect("no holder panics").clients.get(client_id).map(|epoch| epoch.first_good)
+    }
+
+    /// The latest first epoch that is good among these roles, if one moved within the longest token life.
+    pub fn role_epoch<'a>(&self, roles: impl IntoIterator<Item = &'a str>) -> Option<i64> {
+        let maps = self.0.maps.read().expect("no holder panics");
+        if maps.roles.is_empty() {
+            return None;
+        }
+        roles.into_iter().filter_map(|role| maps.roles.get(role)).map(|epoch| epoch.first_good).max()
     }
 
     /// Whether Redis was heard of lately: what is not in the maps then was not revoked.
@@ -242,6 +262,7 @@ impl Revocations {
         match revocation {
             Revocation::Subject { subject, epoch } => raise(&mut maps.subjects, subject, *epoch),
             Revocation::Client { client_id, epoch } => raise(&mut maps.clients, client_id, *epoch),
+            Revocation::Role { role, epoch } => raise(&mut maps.roles, role, *epoch),
             Revocation::Session { sid, until } => {
                 let known = maps.sessions.entry(sid.clone()).or_insert(*until);
                 *known = (*known).max(*until);
@@ -253,6 +274,7 @@ impl Revocations {
         let mut maps = self.0.maps.write().expect("no holder panics");
         maps.subjects.retain(|_, epoch| epoch.forget_at > now);
         maps.clients.retain(|_, epoch| epoch.forget_at > now);
+        maps.roles.retain(|_, epoch| epoch.forget_at > now);
         maps.sessions.retain(|_, until| *until > now);
     }
 }
@@ -311,6 +333,19 @@ mod tests {
         assert!(revocations.is_revoked(&claims("web", "web", 0, None)));
         assert!(!revocations.is_revoked(&claims("ada", "web", 0, None)));
         assert!(revocations.is_revoked(&claims("web", "desk", 0, None)), "nor may anybody act for it any more");
+    }
+
+    #[test]
+    fn a_roles_epoch_ends_the_tokens_that_name_it() {
+        let revocations = Revocations::none();
+        let holder = |epoch| Claims { roles: vec!["guest".into(), "desk".into()], ..claims("ada", "web", epoch, None) };
+        assert_eq!(revocations.role_epoch(["desk"]), None);
+        revocations.apply(&Revocation::Role { role: "desk".into(), epoch: 7 });
+        assert!(revocations.is_revoked(&holder(6)) && !revocations.is_revoked(&holder(7)));
+        assert!(!revocations.is_revoked(&claims("ada", "web", 6, None)), "who does not have it is not concerned");
+        assert_eq!(revocations.role_epoch(["guest", "desk"]), Some(7));
+        revocations.prune(unix_now() + LONGEST_TOKEN_LIFE_SECONDS + 5);
+        assert!(!revocations.is_revoked(&holder(6)));
     }
 
     #[test]

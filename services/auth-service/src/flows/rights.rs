@@ -32,7 +32,9 @@ pub(crate) async fn usable(
 }
 
 fn has_moved(app: &App, known: &KnownGrants) -> bool {
-    app.revocations.subject_epoch(&known.user_id.to_string()).is_some_and(|epoch| epoch > known.epoch)
+    let own = app.revocations.subject_epoch(&known.user_id.to_string());
+    let of_roles = app.revocations.role_epoch(known.roles.iter().map(String::as_str));
+    own.max(of_roles).is_some_and(|epoch| epoch > known.epoch)
 }
 
 fn is_fresh(app: &App, known: &KnownGrants, now: DateTime<Utc>) -> bool {

@@ -110,6 +110,21 @@ async fn readable(target: &mut PgConnection) -> anyhow::Result<(usize, Vec<Strin
     Ok((tables, missing))
 }
 
+/// Installs `pg_trgm` where the server has it, before the migrations that index texts with it.
+pub(super) async fn text_search(target: &mut PgConnection) -> anyhow::Result<()> {
+    let available = "select exists (select from pg_available_extensions where name = 'pg_trgm')";
+    if sqlx::query_scalar::<_, bool>(available).fetch_one(&mut *target).await? {
+        target
+            .execute(
+                "create extension if not exists pg_trgm schema public;
+                 grant usage on schema public to kronos_users;",
+            )
+            .await
+            .context("create extension pg_trgm")?;
+    }
+    Ok(())
+}
+
 /// Lets kronos_dbadmin see every session's and statement's statistics, and installs `pg_stat_statements` where the
 /// server has loaded it. Says whether it is there.
 async fn statement_statistics(target: &mut PgConnection) -> anyhow::Result<bool> {

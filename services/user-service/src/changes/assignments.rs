@@ -1,20 +1,19 @@
 //! Giving roles to people and taking them away; also by itself, when their time is over.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use kronos_common::{
     event::Event,
     outbox,
     problem::{Problem, Result},
 };
 use serde_json::json;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Actor, bump, commit, has_an_administrator, keep_an_administrator};
+use super::{Actor, Change, grants_everything, has_an_administrator, keep_an_administrator};
 use crate::{
     App,
     rights::{Assignment, ResourcePattern},
-    roles::{EVERYTHING, RoleName},
+    roles::RoleName,
     store,
 };
 
@@ -30,29 +29,25 @@ pub(crate) async fn put(
     resource: Option<&ResourcePattern>,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<(Assignment, i64)> {
-    if expires_at.is_some_and(|end| end <= Utc::now()) {
-        return Err(Problem::field("/expiresAt", "in_the_past", "an end that has passed grants nothing"));
-    }
+    let expires_at = end(expires_at)?;
     let (role, resource) = (role.as_str(), resource.map(ResourcePattern::as_str));
-    let mut transaction = app.pool.begin().await?;
-    store::rights::share_roles(&mut transaction).await?;
-    let user = store::users::lock(&mut transaction, user_id).await?;
-    store::roles::find(&mut *transaction, role).await?;
-    let granted = store::roles::granted(&mut transaction, role).await?;
+    let mut change = Change::begin(app).await?;
+    store::rights::share_roles(&mut change).await?;
+    let user = store::users::lock(&mut change, user_id).await?;
+    store::roles::find(&mut *change, role).await?;
+    let granted = store::roles::granted(&mut change, role).await?;
     actor.may_hand_out(&granted)?;
-    let current = store::assignments::find(&mut transaction, user_id, role, resource).await?;
-    // Postgres keeps microseconds.
-    let expires_at = expires_at.map(|end| chrono::SubsecRound::trunc_subsecs(end, 6));
+    let current = store::assignments::find(&mut change, user_id, role, resource).await?;
     if let Some(current) = current.as_ref().filter(|current| current.expires_at == expires_at) {
         return Ok((current.clone(), user.epoch));
     }
     // Only an end that is new can take an administrator away.
     let may_end = current.is_some() && expires_at.is_some() && grants_everything(&granted);
-    let administered = may_end && has_an_administrator(&mut transaction).await?;
-    let assignment = store::assignments::put(&mut transaction, user_id, role, resource, expires_at).await?;
-    keep_an_administrator(&mut transaction, administered).await?;
-    let epoch = next_epoch(&mut transaction, user_id, "role-given").await?;
-    commit(app, transaction).await?;
+    let administered = may_end && has_an_administrator(&mut change).await?;
+    let assignment = store::assignments::put(&mut change, user_id, role, resource, expires_at).await?;
+    keep_an_administrator(&mut change, administered).await?;
+    let epoch = change.raise_person(user_id, "role-given").await?;
+    change.commit(app).await?;
     if expires_at.is_some() {
         app.ends_changed.notify_one();
     }
@@ -67,34 +62,35 @@ pub(crate) async fn delete(
     role: &RoleName,
     resource: Option<&ResourcePattern>,
 ) -> Result<i64> {
-    let mut transaction = app.pool.begin().await?;
-    store::rights::share_roles(&mut transaction).await?;
-    store::users::lock(&mut transaction, user_id).await?;
-    let granted = store::roles::granted(&mut transaction, role.as_str()).await?;
+    let mut change = Change::begin(app).await?;
+    store::rights::share_roles(&mut change).await?;
+    store::users::lock(&mut change, user_id).await?;
+    let granted = store::roles::granted(&mut change, role.as_str()).await?;
     actor.may_hand_out(&granted)?;
     let may_end = resource.is_none() && grants_everything(&granted);
-    let administered = may_end && has_an_administrator(&mut transaction).await?;
+    let administered = may_end && has_an_administrator(&mut change).await?;
     let resource = resource.map(ResourcePattern::as_str);
-    store::assignments::delete(&mut transaction, user_id, role.as_str(), resource).await?;
-    keep_an_administrator(&mut transaction, administered).await?;
-    let epoch = next_epoch(&mut transaction, user_id, "role-taken").await?;
-    commit(app, transaction).await?;
+    store::assignments::delete(&mut change, user_id, role.as_str(), resource).await?;
+    keep_an_administrator(&mut change, administered).await?;
+    let epoch = change.raise_person(user_id, "role-taken").await?;
+    change.commit(app).await?;
     Ok(epoch)
 }
 
-/// Takes away what ended by `now`: a new epoch for whom it concerns, and an event for each that ended. Gives whether more
-/// may be left.
+/// Takes away what people's own assignments ended by `now`: a new epoch for whom it concerns, and an event for each that
+/// ended. Gives whether more may be left.
 pub(crate) async fn expire(app: &App, now: DateTime<Utc>) -> Result<bool> {
-    let mut transaction = app.pool.begin().await?;
-    store::rights::share_roles(&mut transaction).await?;
-    let ended = store::assignments::take_expired(&mut transaction, now, BATCH).await?;
-    if ended.is_empty() {
+    let mut change = Change::begin(app).await?;
+    store::rights::share_roles(&mut change).await?;
+    let mut ids = store::assignments::people_with_ended(&mut change, now, BATCH).await?;
+    if ids.is_empty() {
         return Ok(false);
     }
-    let mut ids: Vec<Uuid> = ended.iter().map(|assignment| assignment.user_id).collect();
     ids.sort_unstable();
     ids.dedup();
-    bump(&mut transaction, &ids, "role-ended").await?;
+    let ended = store::assignments::take_expired(&mut change, &ids, now).await?;
+    let epoch = change.raise_people(&ids).await?;
+    change.tell_rights_changed(&ids, epoch, "role-ended").await?;
     let events: Vec<Event> = ended
         .iter()
         .map(|assignment| {
@@ -103,20 +99,16 @@ pub(crate) async fn expire(app: &App, now: DateTime<Utc>) -> Result<bool> {
             Event::new("kronos.user.role-ended", user_id.to_string(), data)
         })
         .collect();
-    outbox::insert_all(&mut transaction, &events).await?;
-    let more = ended.len() as i64 == BATCH;
-    commit(app, transaction).await?;
-    Ok(more)
+    outbox::insert_all(&mut change, &events).await?;
+    change.commit(app).await?;
+    Ok(true)
 }
 
-fn grants_everything(granted: &[String]) -> bool {
-    granted.iter().any(|permission| permission == EVERYTHING)
-}
-
-async fn next_epoch(connection: &mut PgConnection, user_id: Uuid, cause: &str) -> Result<i64> {
-    let bumped = bump(connection, &[user_id], cause).await?;
-    bumped
-        .first()
-        .map(|(_, epoch)| *epoch)
-        .ok_or_else(|| Problem::internal(anyhow::anyhow!("a user that is locked has no epoch")))
+/// An end as it can be kept.
+pub(super) fn end(expires_at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>> {
+    if expires_at.is_some_and(|end| end <= Utc::now()) {
+        return Err(Problem::field("/expiresAt", "in_the_past", "an end that has passed grants nothing"));
+    }
+    // Postgres keeps microseconds.
+    Ok(expires_at.map(|end| end.trunc_subsecs(6)))
 }

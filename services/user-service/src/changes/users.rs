@@ -3,16 +3,12 @@
 use kronos_common::{
     etag::{ETag, IfMatch},
     event::Event,
-    identity::Revocation,
-    identity::RevocationPublisher,
-    outbox,
     problem::Result,
 };
 use serde_json::json;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Actor, bump, commit, has_an_administrator, keep_an_administrator};
+use super::{Actor, Change, has_an_administrator, keep_an_administrator};
 use crate::{
     App, store,
     users::{Changes, NewUser, Password, User},
@@ -20,13 +16,13 @@ use crate::{
 
 /// Makes a person. With a password, auth-service has it before anybody can see the person, or nothing was made.
 pub(crate) async fn create(app: &App, new: &NewUser, password: Option<&Password>) -> Result<User> {
-    let mut transaction = app.pool.begin().await?;
-    let user = store::users::insert(&mut transaction, Uuid::now_v7(), new).await?;
-    tell(&mut transaction, "created", &user).await?;
+    let mut change = Change::begin(app).await?;
+    let user = store::users::insert(&mut change, Uuid::now_v7(), new).await?;
+    tell(&mut change, "created", &user).await?;
     if let Some(Password(password)) = password {
         app.credentials.put(&user, Some(password)).await?;
     }
-    commit(app, transaction).await?;
+    change.commit(app).await?;
     Ok(user)
 }
 
@@ -38,55 +34,55 @@ pub(crate) async fn change(
     condition: &IfMatch,
     changes: &Changes,
 ) -> Result<User> {
-    let mut transaction = app.pool.begin().await?;
-    let current = store::users::lock(&mut transaction, id).await?;
+    let mut change = Change::begin(app).await?;
+    if changes.disabled.is_some() {
+        store::rights::share_roles(&mut change).await?;
+    }
+    let current = store::users::lock(&mut change, id).await?;
     condition.check(&ETag::of_version(current.version))?;
-    actor.may_change(&mut transaction, id).await?;
+    actor.may_change(&mut change, id).await?;
     let wanted = changes.apply(&current);
     if wanted == current && changes.password.is_none() {
         return Ok(current);
     }
     let disabling = wanted.disabled && !current.disabled;
-    let administered = disabling && has_an_administrator(&mut transaction).await?;
-    let mut user = store::users::update(&mut transaction, &wanted).await?;
-    keep_an_administrator(&mut transaction, administered).await?;
+    let administered = disabling && has_an_administrator(&mut change).await?;
+    let mut user = store::users::update(&mut change, &wanted).await?;
+    keep_an_administrator(&mut change, administered).await?;
     if wanted.disabled != current.disabled {
         let cause = if disabling { "disabled" } else { "enabled" };
-        for (_, epoch) in bump(&mut transaction, &[id], cause).await? {
-            user.epoch = epoch;
-        }
-        tell(&mut transaction, cause, &user).await?;
+        user.epoch = change.raise_person(id, cause).await?;
+        tell(&mut change, cause, &user).await?;
     }
-    tell(&mut transaction, "updated", &user).await?;
+    tell(&mut change, "updated", &user).await?;
     let renamed = (&user.username, &user.email) != (&current.username, &current.email);
     if renamed || changes.password.is_some() {
         let password = changes.password.as_ref().map(|Password(password)| password);
         app.credentials.put(&user, password).await?;
     }
-    commit(app, transaction).await?;
+    change.commit(app).await?;
+    app.held.forget_person(id);
     Ok(user)
 }
 
 /// Removes a person: their tokens end, and auth-service forgets them by the event.
 pub(crate) async fn delete(app: &App, actor: Actor<'_>, id: Uuid, condition: &IfMatch) -> Result<()> {
-    let mut transaction = app.pool.begin().await?;
-    let mut user = store::users::lock(&mut transaction, id).await?;
+    let mut change = Change::begin(app).await?;
+    store::rights::share_roles(&mut change).await?;
+    let mut user = store::users::lock(&mut change, id).await?;
     condition.check(&ETag::of_version(user.version))?;
-    actor.may_change(&mut transaction, id).await?;
-    let administered = has_an_administrator(&mut transaction).await?;
-    store::users::delete(&mut transaction, id).await?;
-    keep_an_administrator(&mut transaction, administered).await?;
-    user.epoch += 1;
-    let revocation = Revocation::Subject { subject: id.to_string(), epoch: user.epoch };
-    RevocationPublisher::in_transaction(&mut transaction, &revocation).await?;
-    tell(&mut transaction, "deleted", &user).await?;
-    commit(app, transaction).await
+    actor.may_change(&mut change, id).await?;
+    let administered = has_an_administrator(&mut change).await?;
+    store::users::delete(&mut change, id).await?;
+    keep_an_administrator(&mut change, administered).await?;
+    user.epoch = store::rights::next_epoch(&mut change).await?;
+    change.revoke_people(&[id], user.epoch).await?;
+    tell(&mut change, "deleted", &user).await?;
+    change.commit(app).await
 }
 
 /// An event on a person. It names no more of them than others need: who wants the rest asks.
-pub(crate) async fn tell(connection: &mut PgConnection, what: &str, user: &User) -> Result<()> {
+pub(crate) async fn tell(change: &mut Change, what: &str, user: &User) -> Result<()> {
     let data = json!({"username": user.username, "disabled": user.disabled, "epoch": user.epoch});
-    let event = Event::new(format!("kronos.user.{what}"), user.id.to_string(), data);
-    outbox::insert(connection, &event).await?;
-    Ok(())
+    change.tell(&Event::new(format!("kronos.user.{what}"), user.id.to_string(), data)).await
 }

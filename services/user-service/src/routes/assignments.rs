@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     KRONOS_EPOCH,
-    permissions::{CanReadUsers, CanWriteUsers},
+    allowed::{CanReadUsers, CanWriteUsers},
 };
 use crate::{
     App,
@@ -32,9 +32,9 @@ use crate::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PutAssignment {
     /// Where it holds; absent or null: everywhere.
-    resource: Option<ResourcePattern>,
+    pub(super) resource: Option<ResourcePattern>,
     /// When it ends by itself; absent or null: never.
-    expires_at: Option<DateTime<Utc>>,
+    pub(super) expires_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Default, Deserialize, ToSchema)]
@@ -127,15 +127,18 @@ pub(super) async fn delete_assignment(
     Query(query): Query<DeleteQuery>,
     body: Option<Json<DeleteAssignment>>,
 ) -> Result<Response> {
-    let body = body.map(|Json(body)| body).unwrap_or_default();
-    let resource = match (query.resource, body.resource) {
-        (Some(query), Some(body)) if query != body => {
-            let detail = "the query names another resource: name it once";
-            return Err(Problem::field("/resource", "ambiguous", detail));
-        }
-        (query, body) => query.or(body),
-    };
+    let resource = named_once(query, body.map(|Json(body)| body))?;
     let actor = Actor(&allowed.caller);
     let epoch = changes::assignments::delete(&app, actor, id, &role, resource.as_ref()).await?;
     Ok((StatusCode::NO_CONTENT, [(KRONOS_EPOCH, epoch.to_string())]).into_response())
+}
+
+/// The resource, from the query or the body.
+pub(super) fn named_once(query: DeleteQuery, body: Option<DeleteAssignment>) -> Result<Option<ResourcePattern>> {
+    match (query.resource, body.unwrap_or_default().resource) {
+        (Some(query), Some(body)) if query != body => {
+            Err(Problem::field("/resource", "ambiguous", "the query names another resource: name it once"))
+        }
+        (query, body) => Ok(query.or(body)),
+    }
 }

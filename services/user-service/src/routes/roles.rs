@@ -14,13 +14,18 @@ use kronos_common::{
     page::{Page, PageQuery},
     problem::{Problem, ProblemBody, Result},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::permissions::{CanReadRoles, CanWriteRoles};
+use super::{
+    KRONOS_EPOCH,
+    allowed::{CanReadRoles, CanWriteRoles},
+};
 use crate::{
     App,
     changes::{self, Actor},
+    rights::difference::Difference,
     roles::{Description, PermissionPattern, Role, RoleDefinition, RoleName},
     store,
 };
@@ -58,6 +63,25 @@ pub(super) struct ReplaceRole {
     inherits: Vec<RoleName>,
 }
 
+/// What would become of a role's holders.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DryRun {
+    /// How many people have the role, by whatever way.
+    holders: i64,
+    #[serde(flatten)]
+    people: Page<AffectedPerson>,
+}
+
+/// What would become of one of them.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AffectedPerson {
+    user_id: Uuid,
+    username: String,
+    #[serde(flatten)]
+    difference: Difference,
+}
+
 /// Lists roles in the order of their names.
 #[utoipa::path(
     get, path = "/roles", tag = "user-service", security(("bearer" = [])), params(PageQuery),
@@ -87,7 +111,7 @@ pub(super) async fn list_roles(
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 403, description = "Needs `roles:write`, and the privileged permissions that the role grants", body = ProblemBody),
         (status = 409, description = "`role_exists`", body = ProblemBody),
-        (status = 422, description = "Bad fields, `unknown_role`", body = ProblemBody),
+        (status = 422, description = "Bad fields, `unknown_role`, `unknown_permission`", body = ProblemBody),
     )
 )]
 pub(super) async fn create_role(
@@ -131,13 +155,13 @@ pub(super) async fn get_role(
     put, path = "/roles/{role}", tag = "user-service", security(("bearer" = [])), request_body = ReplaceRole,
     params(("role" = String, Path), ("If-Match" = Option<String>, Header, description = "The version that is replaced")),
     responses(
-        (status = 200, description = "As it is now, with `ETag`", body = Role),
+        (status = 200, description = "As it is now, with `ETag`; it holds from the epoch in `Kronos-Epoch` on", body = Role),
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 403, description = "Needs `roles:write`, and the privileged permissions that the role grants", body = ProblemBody),
         (status = 404, description = "`not_found`", body = ProblemBody),
         (status = 409, description = "`role_cycle`, `last_administrator`", body = ProblemBody),
         (status = 412, description = "The role has changed since", body = ProblemBody),
-        (status = 422, description = "Bad fields, `unknown_role`, `name_fixed`", body = ProblemBody),
+        (status = 422, description = "Bad fields, `unknown_role`, `unknown_permission`, `name_fixed`", body = ProblemBody),
     )
 )]
 pub(super) async fn replace_role(
@@ -151,8 +175,8 @@ pub(super) async fn replace_role(
         return Err(Problem::field("/name", "name_fixed", "the name of a role never changes"));
     }
     let definition = definition(body.description, body.permissions, body.inherits)?;
-    let role = changes::roles::replace(&app, Actor(&allowed.caller), &name, &condition, &definition).await?;
-    Ok((tag(&role), Json(role)).into_response())
+    let (role, epoch) = changes::roles::replace(&app, Actor(&allowed.caller), &name, &condition, &definition).await?;
+    Ok((tag(&role), [(KRONOS_EPOCH, epoch.to_string())], Json(role)).into_response())
 }
 
 /// Removes a role, from everybody who holds it too.
@@ -160,7 +184,7 @@ pub(super) async fn replace_role(
     delete, path = "/roles/{role}", tag = "user-service", security(("bearer" = [])),
     params(("role" = String, Path), ("If-Match" = Option<String>, Header, description = "The version that is removed")),
     responses(
-        (status = 204, description = "Gone"),
+        (status = 204, description = "Gone from the epoch in `Kronos-Epoch` on"),
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 403, description = "Needs `roles:write`, and the privileged permissions that the role grants", body = ProblemBody),
         (status = 404, description = "`not_found`", body = ProblemBody),
@@ -173,9 +197,45 @@ pub(super) async fn delete_role(
     allowed: Allowed<CanWriteRoles>,
     Path(name): Path<RoleName>,
     condition: IfMatch,
-) -> Result<StatusCode> {
-    changes::roles::delete(&app, Actor(&allowed.caller), &name, &condition).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Response> {
+    let epoch = changes::roles::delete(&app, Actor(&allowed.caller), &name, &condition).await?;
+    Ok((StatusCode::NO_CONTENT, [(KRONOS_EPOCH, epoch.to_string())]).into_response())
+}
+
+/// Says who would lose and gain what if a role were as it is in the body, or without a body: removed. Nothing changes. What
+/// somebody has by another way as well, they do not lose.
+#[utoipa::path(
+    post, path = "/roles/{role}/dry-run", tag = "user-service", security(("bearer" = [])),
+    request_body = Option<ReplaceRole>, params(("role" = String, Path), PageQuery),
+    responses(
+        (status = 200, description = "The holders, a page by their ids", body = DryRun),
+        (status = 400, description = "`invalid_path`, `invalid_query`, `invalid_cursor`", body = ProblemBody),
+        (status = 401, description = "No good token", body = ProblemBody),
+        (status = 403, description = "Needs `roles:write` and `grants:read`", body = ProblemBody),
+        (status = 404, description = "`not_found`", body = ProblemBody),
+        (status = 409, description = "`role_cycle`", body = ProblemBody),
+        (status = 422, description = "Bad fields, `unknown_role`, `unknown_permission`", body = ProblemBody),
+    )
+)]
+pub(super) async fn dry_run(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteRoles>,
+    Path(name): Path<RoleName>,
+    Query(query): Query<PageQuery>,
+    body: Option<Json<ReplaceRole>>,
+) -> Result<Json<DryRun>> {
+    allowed.caller.require("grants:read")?;
+    let body = body.map(|Json(body)| body);
+    let definition = body.map(|body| definition(body.description, body.permissions, body.inherits)).transpose()?;
+    let after = query.cursor.map(|cursor| cursor.decode::<Uuid>()).transpose()?;
+    let fetch = query.limit.fetch();
+    let (holders, people) = changes::roles::dry_run(&app, &name, definition.as_ref(), after, fetch).await?;
+    let page = Page::new(people, query.limit, |last| last.user_id).map(|affected| AffectedPerson {
+        user_id: affected.user_id,
+        username: affected.username,
+        difference: affected.difference,
+    });
+    Ok(Json(DryRun { holders, people: page }))
 }
 
 fn definition(

@@ -9,20 +9,19 @@ use kronos_common::{
     etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Json, Path, Query},
     identity::Allowed,
-    name,
     page::{Cursor, Limit, Page},
-    problem::{ProblemBody, Result},
+    problem::{Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Deserializer};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::permissions::{CanReadUsers, CanWriteUsers};
+use super::allowed::{CanReadUsers, CanWriteUsers};
 use crate::{
     App,
     changes::{self, Actor},
     store,
-    users::{Changes, DisplayName, Email, NewUser, Password, User, Username},
+    users::{Changes, DisplayName, Email, NewUser, Order, Password, Position, User, Username},
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -36,8 +35,13 @@ pub(super) struct UserQuery {
     /// The `nextCursor` of the page before.
     #[param(value_type = Option<String>)]
     cursor: Option<Cursor>,
-    /// Only those who have this text in their username, address or display name, in any case and Unicode form.
+    /// Only those who have this text in their username, address or display name, in any case and Unicode form; a text of one
+    /// or two characters: at the beginning of a word.
     q: Option<String>,
+    /// In which order: by username if nothing else is asked for; with `q` by creation, which is found fast however many have
+    /// the text. A cursor goes on in the order that it was made in.
+    #[param(value_type = Option<String>, example = "-createdAt")]
+    sort: Option<Order>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -75,7 +79,7 @@ pub(super) struct UpdateUser {
     password: Option<Password>,
 }
 
-/// Lists people in the order of their usernames.
+/// Lists people, by username if nothing else is asked for.
 #[utoipa::path(
     get, path = "/users", tag = "user-service", security(("bearer" = [])), params(UserQuery),
     responses(
@@ -90,12 +94,24 @@ pub(super) async fn list_users(
     _: Allowed<CanReadUsers>,
     Query(query): Query<UserQuery>,
 ) -> Result<Json<Page<User>>> {
-    let after = query.cursor.map(|cursor| cursor.decode::<String>()).transpose()?;
-    // No name holds it, and no text of Postgres can.
     let text = query.q.as_deref().filter(|text| !text.is_empty()).map(|text| text.replace('\0', "\u{fffd}"));
-    let after = after.map(|after| after.replace('\0', ""));
-    let users = store::users::list(&app.pool, text.as_deref(), after.as_deref(), query.limit.fetch()).await?;
-    Ok(Json(Page::new(users, query.limit, |user| name::key(&user.username))))
+    let order = query.sort.unwrap_or(if text.is_some() { Order::Created } else { Order::Username });
+    if text.is_some() && order.by_name() {
+        let detail = "people who have a text are in the order of their creation: sort by createdAt or -createdAt";
+        return Err(Problem::bad_request("invalid_query", detail));
+    }
+    let position = query.cursor.map(|cursor| cursor.decode::<(Order, Position)>()).transpose()?;
+    let after = match position {
+        Some((in_order, position)) if in_order != order || !order.has(&position) => {
+            return Err(Problem::bad_request("invalid_cursor", "the cursor is of a list in another order"));
+        }
+        // No name holds it, and no text of Postgres can.
+        Some((_, Position::Key(key))) => Some(Position::Key(key.replace('\0', ""))),
+        Some((_, id)) => Some(id),
+        None => None,
+    };
+    let users = store::users::list(&app.pool, text.as_deref(), order, after.as_ref(), query.limit.fetch()).await?;
+    Ok(Json(Page::new(users, query.limit, |user| (order, order.position(user)))))
 }
 
 /// Makes a person. With a password they can log in as soon as this has answered.

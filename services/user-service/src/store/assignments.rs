@@ -86,19 +86,16 @@ pub(crate) async fn of_user(
     .await?)
 }
 
-/// Removes up to `count` assignments whose time is over, those that no other instance is removing.
-pub(crate) async fn take_expired(
+/// Some people with assignments whose time is over, locked; those not that are locked already.
+pub(crate) async fn people_with_ended(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     count: i64,
-) -> sqlx::Result<Vec<Assignment>> {
-    sqlx::query_as::<_, Assignment>(
-        "delete from assignments
-         where (user_id, role, coalesce(resource, '')) in (
-             select user_id, role, coalesce(resource, '') from assignments
-             where expires_at <= $1 order by expires_at limit $2 for update skip locked)
-           and expires_at <= $1
-         returning user_id, role, resource, expires_at, created_at",
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "select id from users
+         where id in (select user_id from assignments where expires_at <= $1 order by expires_at limit $2)
+         order by id for update skip locked",
     )
     .bind(now)
     .bind(count)
@@ -106,7 +103,28 @@ pub(crate) async fn take_expired(
     .await
 }
 
-/// When the next assignment ends.
+/// Removes these people's assignments whose time is over.
+pub(crate) async fn take_expired(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<Assignment>> {
+    sqlx::query_as::<_, Assignment>(
+        "delete from assignments where user_id = any($1) and expires_at <= $2
+         returning user_id, role, resource, expires_at, created_at",
+    )
+    .bind(ids)
+    .bind(now)
+    .fetch_all(connection)
+    .await
+}
+
+/// When the next assignment ends, a person's or a group's.
 pub(crate) async fn next_end(pool: &PgPool) -> sqlx::Result<Option<DateTime<Utc>>> {
-    sqlx::query_scalar("select min(expires_at) from assignments where expires_at is not null").fetch_one(pool).await
+    sqlx::query_scalar(
+        "select least((select min(expires_at) from assignments where expires_at is not null),
+                      (select min(expires_at) from group_assignments where expires_at is not null))",
+    )
+    .fetch_one(pool)
+    .await
 }

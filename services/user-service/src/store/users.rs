@@ -4,10 +4,10 @@ use kronos_common::{
     name,
     problem::{OnConstraint as _, Problem, Result},
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::users::{NewUser, User, search_text};
+use crate::users::{NewUser, Order, Position, User, search_text};
 
 /// Makes a person; their rights begin at epoch 1.
 pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, new: &NewUser) -> Result<User> {
@@ -77,27 +77,47 @@ pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<User> {
     .ok_or_else(no_user)
 }
 
-/// People in the order of their usernames' keys, after the key `after`; with `text`, those who have it in their username,
-/// address or display name. Gives each with its key.
-pub(crate) async fn list(pool: &PgPool, text: Option<&str>, after: Option<&str>, count: i64) -> Result<Vec<User>> {
-    let pattern = text.map(|text| format!("%{}%", escape_like(&name::key(text))));
-    Ok(sqlx::query_as::<_, User>(
-        r"select id, username, email, display_name, disabled, created_at, updated_at, version, epoch
-          from users
-          where ($1::text is null or username_key > $1) and ($2::text is null or search like $2 escape '\')
-          order by username_key
-          limit $3",
-    )
-    .bind(after)
-    .bind(pattern)
-    .bind(count)
-    .fetch_all(pool)
-    .await?)
+/// People in an order, after a position in it; with `text`, those who have it in their username, address or display name
+/// (of one or two characters: at the beginning of a word).
+pub(crate) async fn list(
+    pool: &PgPool,
+    text: Option<&str>,
+    order: Order,
+    after: Option<&Position>,
+    count: i64,
+) -> Result<Vec<User>> {
+    let pattern = text.map(name::key).map(|text| match text.chars().count() {
+        // Too short for the index, but for the beginnings of words.
+        ..=2 => format!("% {}%", escape_like(&text)),
+        _ => format!("%{}%", escape_like(&text)),
+    });
+    let (key, direction, comparison) = match order {
+        Order::Username => ("username_key", "asc", ">"),
+        Order::UsernameDescending => ("username_key", "desc", "<"),
+        Order::Created => ("id", "asc", ">"),
+        Order::CreatedDescending => ("id", "desc", "<"),
+    };
+    // Only conditions that are needed, so that each question gets the plan that suits it.
+    let beyond = after.map_or(String::new(), |_| format!("and {key} {comparison} $2"));
+    let found = pattern.as_ref().map_or("", |_| r"and search like $3 escape '\'");
+    let statement = format!(
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch
+         from users where true {beyond} {found} order by {key} {direction} limit $1"
+    );
+    // Made of the words above. Not kept: whether a text is frequent or rare decides on the plan.
+    let query = sqlx::query_as::<_, User>(AssertSqlSafe(statement)).persistent(pattern.is_none()).bind(count);
+    let query = match after {
+        Some(Position::Key(key)) => query.bind(key.as_str()),
+        Some(Position::Id(id)) => query.bind(id),
+        None => query.bind(None::<String>),
+    };
+    Ok(query.bind(pattern).fetch_all(pool).await?)
 }
 
 /// Removes a person and what hangs on them.
 pub(crate) async fn delete(connection: &mut PgConnection, id: Uuid) -> Result<()> {
-    sqlx::query("delete from users where id = $1").bind(id).execute(connection).await?;
+    sqlx::query("delete from users where id = $1").bind(id).execute(&mut *connection).await?;
+    sqlx::query("delete from bulk_epochs where user_id = $1").bind(id).execute(connection).await?;
     Ok(())
 }
 

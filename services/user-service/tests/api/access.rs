@@ -21,7 +21,7 @@ async fn a_yes_tells_the_path_that_grants_it() {
         "path": ["technician", "customer"], "permission": "robots:*", "resource": "customer:17/*",
         "expiresAt": "2100-01-01T00:00:00Z",
     });
-    assert_eq!(answer, json!({"allowed": true, "why": why, "grant": grant}));
+    assert_eq!(answer, json!({"allowed": true, "why": why, "grant": grant, "epoch": 2}));
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_no_tells_what_is_missing_and_what_comes_nearest() {
     assert!(nothing.contains("no role grants moon:land"), "{nothing}");
     fixture.admin.patch(&format!("/users/{user}"), &json!({"disabled": true})).await.expect(200);
     let disabled = fixture.access(&user, "permission=robots:use&resource=robot:R-1").await;
-    assert_eq!(disabled, json!({"allowed": false, "why": ["camille is disabled"]}));
+    assert_eq!(disabled, json!({"allowed": false, "why": ["camille is disabled"], "epoch": 3}));
 }
 
 #[tokio::test]

@@ -83,6 +83,9 @@ impl Fixture {
         let platform = Platform::new().await;
         let running = platform.start().await;
         let admin = platform.caller(&running, "root", &["*:*"]);
+        let names = ["x:a", "x:b", "x:c", "x:d", "x:e", "x:read", "x:write", "y:read"];
+        let permissions: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        admin.put("/permissions/test", &json!({"permissions": permissions})).await.expect(200);
         Self { platform, running, admin }
     }
 
@@ -104,6 +107,17 @@ impl Fixture {
 
     pub(crate) async fn give(&self, user: &str, role: &str, assignment: Value) -> i64 {
         let answer = self.admin.put(&format!("/users/{user}/roles/{role}"), &assignment).await.expect(200);
+        answer.header("kronos-epoch").unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn group(&self, name: &str) -> String {
+        let group = self.admin.post("/groups", &json!({"name": name})).await.expect(201).json();
+        group["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Takes somebody into a group, and gives the epoch.
+    pub(crate) async fn join(&self, group: &str, user: &str) -> i64 {
+        let answer = self.admin.put(&format!("/groups/{group}/members/{user}"), &json!({})).await.expect(204);
         answer.header("kronos-epoch").unwrap().parse().unwrap()
     }
 

@@ -12,6 +12,8 @@ async fn operations(fixture: &Fixture) -> Vec<(Method, String, bool)> {
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         let path = path.replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057").replace("{role}", "customer");
+        let path = path.replace("{userId}", "01890a5d-ac96-774b-bcce-b302099a8057");
+        let path = path.replace("{service}", "hermes").replace("{permission}", "robots:use");
         for (method, operation) in item.as_object().unwrap() {
             let Ok(method) = Method::from_bytes(method.to_uppercase().as_bytes()) else { continue };
             if operation.get("responses").is_some() {
@@ -19,7 +21,7 @@ async fn operations(fixture: &Fixture) -> Vec<(Method, String, bool)> {
             }
         }
     }
-    assert!(operations.len() >= 15, "{operations:?}");
+    assert!(operations.len() >= 32, "{operations:?}");
     operations
 }
 

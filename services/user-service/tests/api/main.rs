@@ -4,10 +4,13 @@
 mod access;
 mod administrators;
 mod assignments;
+mod epochs;
+mod groups;
 mod harness;
 mod input;
 mod model;
 mod operations;
+mod permissions;
 mod roles;
 mod rules;
 mod users;

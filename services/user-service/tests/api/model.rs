@@ -1,13 +1,16 @@
 //! Effective rights against a naive model: once as pure rules, once through the API with random changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chrono::{TimeDelta, Utc};
-use kronos_testkit::wait_until;
+use kronos_testkit::{TestClient, wait_until};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use user_service::{
-    rights::{Holding, Person, grants, judge},
+    rights::{Holding, IncludedRole, Person, difference::difference, effective, grants, judge},
     roles::{Inheritance, PermissionName, closure},
 };
 use uuid::Uuid;
@@ -73,8 +76,11 @@ impl World {
                 holdings.push(Holding {
                     resource: resource.map(|index| RESOURCES[index].to_owned()),
                     expires_at: ended.then(|| Utc::now() - TimeDelta::seconds(1)),
-                    path,
-                    permissions: own.iter().map(|granted| GRANTED[*granted].to_owned()).collect(),
+                    group: None,
+                    role: Arc::new(IncludedRole {
+                        path,
+                        permissions: own.iter().map(|granted| GRANTED[*granted].to_owned()).collect(),
+                    }),
                 });
             }
         }
@@ -112,6 +118,41 @@ proptest! {
     }
 
     #[test]
+    fn what_is_effective_is_what_a_judgement_allows(world in world()) {
+        let holdings = world.holdings();
+        let listed = effective(&person(false), &holdings, Utc::now());
+        for wanted in WANTED {
+            for resource in asked() {
+                let by_list = listed.iter().any(|grant| {
+                    let place = match (grant.resource.as_deref(), resource) {
+                        (None, _) => true,
+                        (Some(_), None) => false,
+                        (Some(tied_to), Some(resource)) => kronos_common::identity::resource_matches(tied_to, resource),
+                    };
+                    place && covers(&grant.permission, wanted)
+                });
+                prop_assert_eq!(by_list, world.allows(wanted, resource), "{} on {:?}", wanted, resource);
+            }
+        }
+    }
+
+    #[test]
+    fn a_dry_run_tells_of_every_question_that_would_be_answered_otherwise(before in world(), after in world()) {
+        let difference = difference(&person(false), &before.holdings(), &after.holdings(), Utc::now());
+        for wanted in WANTED {
+            for resource in asked() {
+                match (before.allows(wanted, resource), after.allows(wanted, resource)) {
+                    (true, false) => prop_assert!(!difference.loses.is_empty(), "{} on {:?} is lost", wanted, resource),
+                    (false, true) => prop_assert!(!difference.gains.is_empty(), "{} on {:?} is gained", wanted, resource),
+                    _ => {}
+                }
+            }
+        }
+        let same = before.holdings();
+        prop_assert!(user_service::rights::difference::difference(&person(false), &same, &same, Utc::now()).loses.is_empty());
+    }
+
+    #[test]
     fn what_a_token_says_is_what_holds_everywhere(world in world()) {
         let grants = grants(&person(false), &world.holdings(), Utc::now());
         for wanted in WANTED {
@@ -145,47 +186,90 @@ async fn random_changes_through_the_api_leave_the_rights_that_the_model_has() {
     let seed = u64::from_le_bytes(Uuid::new_v4().as_bytes()[..8].try_into().unwrap()) | 1;
     let mut dice = Dice(seed);
     let fixture = Fixture::new().await;
+    let other = fixture.platform.start().await;
+    let other = fixture.platform.caller(&other, "root", &["*:*"]);
     let name = |role: usize| format!("r{role}");
     for role in 0..ROLES {
         fixture.role(&name(role), &[], &[]).await;
     }
     let user = fixture.user("camille").await;
+    let group = fixture.group("crew").await;
     let mut world = World { roles: vec![(BTreeSet::new(), BTreeSet::new()); ROLES], assignments: Vec::new() };
+    let (mut of_group, mut is_member) = (Vec::new(), false);
     let mut epoch = 1;
-    for step in 0..60 {
+    for step in 0..120 {
         let role = dice.roll(ROLES);
-        if dice.roll(2) == 0 {
-            let granted = BTreeSet::from([dice.roll(GRANTED.len())]);
-            let inherits: BTreeSet<usize> = if role == 0 { BTreeSet::new() } else { BTreeSet::from([dice.roll(role)]) };
-            let permissions: Vec<&str> = granted.iter().map(|index| GRANTED[*index]).collect();
-            let body = json!({"permissions": permissions, "inherits": inherits.iter().map(|role| name(*role)).collect::<Vec<_>>()});
-            fixture.admin.put(&format!("/roles/{}", name(role)), &body).await.expect(200);
-            world.roles[role] = (granted, inherits);
-        } else {
-            let resource = Some(dice.roll(RESOURCES.len() + 1)).filter(|index| *index < RESOURCES.len());
-            let assignment = (role, resource, false);
-            let body = json!({"resource": resource.map(|index| RESOURCES[index])});
-            let path = format!("/users/{user}/roles/{}", name(role));
-            match world.assignments.iter().position(|held| *held == assignment) {
-                Some(held) => {
-                    fixture.admin.delete(&path).json(&body).await.expect(204);
-                    world.assignments.remove(held);
-                }
-                None => {
-                    fixture.admin.put(&path, &body).await.expect(200);
-                    world.assignments.push(assignment);
+        let resource = Some(dice.roll(RESOURCES.len() + 1)).filter(|index| *index < RESOURCES.len());
+        let assignment = (role, resource, false);
+        let tied_to = json!({"resource": resource.map(|index| RESOURCES[index])});
+        let answer = match dice.roll(4) {
+            0 => {
+                let granted = BTreeSet::from([dice.roll(GRANTED.len())]);
+                let inherits: BTreeSet<usize> =
+                    if role == 0 { BTreeSet::new() } else { BTreeSet::from([dice.roll(role)]) };
+                let permissions: Vec<&str> = granted.iter().map(|index| GRANTED[*index]).collect();
+                let inherited: Vec<String> = inherits.iter().map(|role| name(*role)).collect();
+                let body = json!({"permissions": permissions, "inherits": inherited});
+                world.roles[role] = (granted, inherits);
+                fixture.admin.put(&format!("/roles/{}", name(role)), &body).await.expect(200)
+            }
+            1 => {
+                is_member = !is_member;
+                let path = format!("/groups/{group}/members/{user}");
+                if is_member {
+                    fixture.admin.put(&path, &json!({})).await.expect(204)
+                } else {
+                    fixture.admin.delete(&path).await.expect(204)
                 }
             }
-        }
+            2 => {
+                let path = format!("/groups/{group}/roles/{}", name(role));
+                toggle(&fixture.admin, &path, &tied_to, &mut of_group, assignment).await
+            }
+            _ => {
+                let path = format!("/users/{user}/roles/{}", name(role));
+                toggle(&fixture.admin, &path, &tied_to, &mut world.assignments, assignment).await
+            }
+        };
+        let written: i64 = answer.header("kronos-epoch").unwrap().parse().unwrap();
         let now = fixture.epoch(&user).await;
         assert!(now >= epoch, "an epoch never goes back");
         epoch = now;
+        let mut effective = world.clone();
+        if is_member {
+            effective.assignments.extend(of_group.iter().copied());
+        }
         let wanted = WANTED[dice.roll(WANTED.len())];
         for resource in asked() {
             let query = resource.map_or(String::new(), |resource| format!("&resource={resource}"));
-            let answer = fixture.access(&user, &format!("permission={wanted}{query}")).await;
-            let expected = world.allows(wanted, resource);
-            assert_eq!(answer["allowed"], expected, "seed {seed}, step {step}, {wanted} on {resource:?}: {answer}");
+            let path = format!("/users/{user}/access?permission={wanted}{query}");
+            let expected = effective.allows(wanted, resource);
+            // Here at once; elsewhere as of the change.
+            let here = fixture.admin.get(&path).await.expect(200).json();
+            let there = other.get(&format!("{path}&minEpoch={written}")).await.expect(200).json();
+            for answer in [here, there] {
+                assert_eq!(answer["allowed"], expected, "seed {seed}, step {step}, {wanted} on {resource:?}: {answer}");
+            }
+        }
+    }
+}
+
+/// Gives what is not held, takes what is.
+async fn toggle(
+    admin: &TestClient,
+    path: &str,
+    body: &Value,
+    held: &mut Vec<(usize, Option<usize>, bool)>,
+    assignment: (usize, Option<usize>, bool),
+) -> kronos_testkit::TestResponse {
+    match held.iter().position(|held| *held == assignment) {
+        Some(index) => {
+            held.remove(index);
+            admin.delete(path).json(body).await.expect(204)
+        }
+        None => {
+            held.push(assignment);
+            admin.put(path, body).await.expect(200)
         }
     }
 }

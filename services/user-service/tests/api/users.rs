@@ -127,15 +127,34 @@ async fn the_list_is_in_order_page_by_page_and_can_be_searched() {
         }
     }
     assert_eq!(seen, ["Anna", "ben%2", "ben_1", "bert", "zoe", "élodie"]);
+    for (sort, expected) in [
+        ("-username", ["élodie", "zoe", "bert", "ben_1", "ben%2", "Anna"]),
+        ("createdAt", names),
+        ("-createdAt", ["bert", "ben%2", "ben_1", "élodie", "Anna", "zoe"]),
+    ] {
+        let first = fixture.admin.get(&format!("/users?limit=4&sort={sort}")).await.expect(200).json();
+        let cursor = first["nextCursor"].as_str().unwrap();
+        let second = fixture.admin.get(&format!("/users?limit=4&sort={sort}&cursor={cursor}")).await.expect(200).json();
+        let both = [&first, &second].into_iter().flat_map(|page| page["items"].as_array().unwrap());
+        assert_eq!(both.map(|user| user["username"].as_str().unwrap()).collect::<Vec<_>>(), expected, "{sort}");
+        assert_eq!(second["nextCursor"], json!(null));
+        let other = fixture.admin.get(&format!("/users?cursor={cursor}")).await;
+        other.expect_problem(400, "invalid_cursor");
+    }
+    fixture.admin.get("/users?q=ben&sort=username").await.expect_problem(400, "invalid_query");
+    fixture.admin.get("/users?sort=email").await.expect_problem(400, "invalid_query");
 
     for (text, expected) in [
-        ("BEN", vec!["ben%2", "ben_1"]),
+        ("BEN", vec!["ben_1", "ben%2"]),
         ("ben%25", vec!["ben%2"]),
         ("n_1", vec!["ben_1"]),
         ("%C3%89LO", vec!["élodie"]),
         ("u0@", vec!["zoe"]),
         ("nobody", vec![]),
         ("%00", vec![]),
+        ("be", vec!["ben_1", "ben%2", "bert"]),
+        ("zo", vec!["zoe"]),
+        ("oe", vec![]),
     ] {
         let page = fixture.admin.get(&format!("/users?q={text}")).await.expect(200).json();
         let found: Vec<&str> =
