@@ -38,7 +38,16 @@ pub const KNOWN_CLIENTS: &[KnownClient] = &[
     known(
         "ouranos-desk",
         "Ouranos Desk",
-        &["logs:read", "access:check", "users:read", "messages:publish", "messages:subscribe"],
+        &[
+            "logs:read",
+            "access:check",
+            "users:read",
+            "messages:publish",
+            "messages:subscribe",
+            // Who lost the password, or the second factor.
+            "credentials:reset",
+            "factors:write",
+        ],
     ),
     known("gaia", "Gaia", &["logs:read", "logs:write", "messages:publish", "messages:subscribe"]),
     known(
@@ -51,7 +60,7 @@ pub const KNOWN_CLIENTS: &[KnownClient] = &[
     known("user-service", "user-service", &["credentials:write", "logs:write"]),
     known("log-service", "log-service", &["logs:write"]),
     known("cache-service", "cache-service", &["logs:write"]),
-    known("router-service", "router-service", &["logs:write", "tokens:verify"]),
+    known("router-service", "router-service", &["logs:write", "tokens:verify", "nodes:read"]),
     known("messaging-service", "messaging-service", &["logs:write"]),
     known("database-admin", "database-admin", &["logs:write"]),
 ];

@@ -131,6 +131,9 @@ pub struct Registered {
     #[sqlx(flatten)]
     pub secrets: StoredSecrets,
     pub registration_token_hash: Option<Vec<u8>>,
+    /// A node that comes like a client; no row of the table of clients.
+    #[sqlx(skip)]
+    pub is_node: bool,
 }
 
 /// A new random secret.

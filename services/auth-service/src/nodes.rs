@@ -123,7 +123,25 @@ pub struct NodeKey {
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
+/// A node's key for who verifies what it signed.
+#[derive(Serialize, ToSchema)]
+pub struct NodeJwk {
+    kty: &'static str,
+    crv: &'static str,
+    alg: &'static str,
+    #[serde(rename = "use")]
+    usage: &'static str,
+    kid: String,
+    x: String,
+}
+
 impl NodeKey {
+    /// As a JWK (RFC 8037).
+    pub fn jwk(&self) -> NodeJwk {
+        let x = URL_SAFE_NO_PAD.encode(&self.public_key);
+        NodeJwk { kty: "OKP", crv: "Ed25519", alg: "EdDSA", usage: "sig", kid: self.key_id.clone(), x }
+    }
+
     /// Whether it verifies anything now.
     pub fn is_good(&self, now: DateTime<Utc>) -> bool {
         self.disabled_at.is_none() && self.good_until.is_none_or(|until| now < until)

@@ -72,24 +72,25 @@ pub(crate) fn claimed_client(assertion: &str) -> Option<String> {
     Jws::parse(assertion)?.text("sub").map(str::to_owned)
 }
 
-/// Whether the client signed it, for us, just now, and for the first time.
+/// The thumbprint of the client's key that signed it; `None` unless that was for us, just now, and for the first time.
 ///
 /// # Errors
 /// None now.
-pub(crate) async fn accepts(app: &App, client: &Client, assertion: &str) -> Result<bool, Problem> {
-    let Some(jws) = Jws::parse(assertion) else { return Ok(false) };
+pub(crate) async fn accepts(app: &App, client: &Client, assertion: &str) -> Result<Option<String>, Problem> {
+    let Some(jws) = Jws::parse(assertion) else { return Ok(None) };
     let keys = match (&client.jwks, &client.jwks_uri) {
         (Some(jwks), _) => Some(jwks.clone()),
         (None, Some(uri)) => app.remote_keys.get(uri).await,
         (None, None) => None,
     };
-    Ok(signed_by(&keys.unwrap_or_default(), &jws) && is_meant(app, &client.client_id, &jws).await)
+    let Some(signer) = signer(&keys.unwrap_or_default(), &jws) else { return Ok(None) };
+    Ok(is_meant(app, &client.client_id, &jws).await.then_some(signer.thumbprint))
 }
 
-fn signed_by(set: &Value, jws: &Jws<'_>) -> bool {
+fn signer(set: &Value, jws: &Jws<'_>) -> Option<PublicJwk> {
     let kid = jws.header.get("kid").and_then(Value::as_str);
     let keys = set["keys"].as_array().into_iter().flatten().take(MOST_KEYS).filter_map(PublicJwk::read);
-    keys.filter(|key| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid).any(|key| key.signed(jws))
+    keys.filter(|key| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid).find(|key| key.signed(jws))
 }
 
 /// Its claims: issuer and subject are the client, the audience is this server, and it was not seen before.

@@ -9,11 +9,15 @@ use std::{
 use chrono::Utc;
 use kronos_common::problem::Problem;
 use moka::sync::Cache;
+use serde_json::json;
+use uuid::Uuid;
 
 use super::assertion;
 use crate::{
     App,
-    clients::{AuthMethod, Client, Registered},
+    clients::{AuthMethod, Client, GrantType, Registered, StoredSecrets},
+    keys::Algorithm,
+    nodes::{NodeJwk, NodeKey},
     store,
 };
 
@@ -76,13 +80,11 @@ async fn look_up(app: &App, client_id: &str, younger_than: Option<Duration>) -> 
         return Ok(known);
     }
     let at = Instant::now();
-    let found = match store::clients::registered(&app.pool, client_id).await? {
-        Some(registered) => Some(registered),
-        None => node_as_client(app, client_id).await?,
-    };
-    let Some(registered) = found else {
+    let Some(registered) = store::clients::registered(&app.pool, client_id).await? else {
         app.clients.forget(client_id);
-        return Ok(None);
+        // Not remembered: a node comes once in the life of a token, and its keys end by the clock.
+        let node = node_as_client(app, client_id).await?;
+        return Ok(node.map(|registered| Remembered { registered: Arc::new(registered), at }));
     };
     let remembered = Remembered { registered: Arc::new(registered), at };
     app.clients.0.insert(client_id.to_owned(), remembered.clone());
@@ -116,7 +118,11 @@ async fn accepts(app: &App, registered: &Registered, proof: &Proof) -> Result<bo
             secrets.iter().any(|secret| registered.secrets.accept(secret, now))
         }
         Proof::Assertion(text) if method == AuthMethod::PrivateKeyJwt => {
-            assertion::accepts(app, &registered.client, text).await?
+            let signer = assertion::accepts(app, &registered.client, text).await?;
+            if let Some(key_id) = signer.as_deref().filter(|_| registered.is_node) {
+                store::nodes::seen(&app.pool, key_id, Utc::now()).await?;
+            }
+            signer.is_some()
         }
         Proof::Nothing => method == AuthMethod::None,
         _ => false,
@@ -128,7 +134,37 @@ pub(crate) fn may(client: &Client, permission: &str) -> bool {
     client.permissions.iter().any(|granted| kronos_common::identity::permission_matches(granted, permission))
 }
 
-/// A node that comes like a client: its id, its keys, what it may do. There are no nodes yet.
-async fn node_as_client(_app: &App, _client_id: &str) -> Result<Option<Registered>, Problem> {
-    Ok(None)
+/// A node that comes like a client: its id, its good keys, what nodes may do. A client of the same id would come first.
+async fn node_as_client(app: &App, client_id: &str) -> Result<Option<Registered>, Problem> {
+    let Ok(id) = Uuid::try_parse(client_id) else { return Ok(None) };
+    // The subject of its tokens is this text, so it is written in one way.
+    let node = store::nodes::find(&app.pool, id).await?.filter(|node| !node.disabled && client_id == id.to_string());
+    let Some(node) = node else { return Ok(None) };
+    let now = Utc::now();
+    let keys = store::nodes::keys(&app.pool, id).await?;
+    let keys: Vec<NodeJwk> = keys.iter().filter(|key| key.is_good(now)).map(NodeKey::jwk).collect();
+    let client = Client {
+        client_id: client_id.to_owned(),
+        name: node.name,
+        grant_types: vec![GrantType::ClientCredentials.name().to_owned()],
+        permissions: app.accounts.node_permissions.clone(),
+        redirect_uris: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
+        token_endpoint_auth_method: AuthMethod::PrivateKeyJwt,
+        require_pkce: true,
+        jwks: Some(json!({ "keys": keys })),
+        jwks_uri: None,
+        scopes: Vec::new(),
+        resources: Vec::new(),
+        first_party: false,
+        id_token_signed_response_alg: Algorithm::EdDsa,
+        dpop_bound_access_tokens: false,
+        epoch: node.epoch,
+        created_by: node.created_by,
+        created_at: node.created_at,
+        updated_at: node.created_at,
+        secret_rotated_at: None,
+    };
+    let secrets = StoredSecrets { secret_hash: None, previous_secret_hash: None, previous_valid_until: None };
+    Ok(Some(Registered { client, secrets, registration_token_hash: None, is_node: true }))
 }

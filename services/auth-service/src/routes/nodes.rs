@@ -7,7 +7,6 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
@@ -29,7 +28,7 @@ use super::{
 use crate::{
     App,
     flows::nodes::{self, Enrolment, Rotation},
-    nodes::{Node, NodeKey, PublicKey},
+    nodes::{Node, NodeJwk, NodeKey, PublicKey},
     store,
 };
 
@@ -160,17 +159,6 @@ pub(super) struct KeyView {
 #[derive(Serialize, ToSchema)]
 pub(super) struct NodeKeySet {
     keys: Vec<NodeJwk>,
-}
-
-#[derive(Serialize, ToSchema)]
-pub(super) struct NodeJwk {
-    kty: &'static str,
-    crv: &'static str,
-    alg: &'static str,
-    #[serde(rename = "use")]
-    usage: &'static str,
-    kid: String,
-    x: String,
 }
 
 /// Makes a node.
@@ -343,15 +331,8 @@ pub(super) async fn list_node_keys(
 ) -> Result<Json<NodeKeySet>> {
     let node = store::nodes::find(&app.pool, id).await?.ok_or_else(|| Problem::not_found("node"))?;
     let now = Utc::now();
-    let keys = store::nodes::keys(&app.pool, id).await?.into_iter();
-    let keys = keys.filter(|key| !node.disabled && key.is_good(now)).map(|key| NodeJwk {
-        kty: "OKP",
-        crv: "Ed25519",
-        alg: "EdDSA",
-        usage: "sig",
-        kid: key.key_id,
-        x: URL_SAFE_NO_PAD.encode(key.public_key),
-    });
+    let keys = store::nodes::keys(&app.pool, id).await?;
+    let keys = keys.iter().filter(|key| !node.disabled && key.is_good(now)).map(NodeKey::jwk);
     Ok(Json(NodeKeySet { keys: keys.collect() }))
 }
 

@@ -11,8 +11,6 @@ use crate::nodes::{Attributes, Node, NodeKey, PublicKey};
 pub(crate) struct GoodKey {
     pub node_id: Uuid,
     pub public_key: Vec<u8>,
-    #[expect(dead_code, reason = "read once nodes come to the token endpoint")]
-    pub epoch: i64,
 }
 
 /// The key of that id, if it may be gone by now.
@@ -21,7 +19,7 @@ pub(crate) async fn key(pool: &PgPool, key_id: &str, now: DateTime<Utc>) -> sqlx
         return Ok(None);
     }
     sqlx::query_as(
-        "select node_id, public_key, epoch from node_keys join nodes on nodes.id = node_id
+        "select node_id, public_key from node_keys join nodes on nodes.id = node_id
          where key_id = $1 and disabled_at is null and (good_until is null or good_until > $2) and not disabled",
     )
     .bind(key_id)
@@ -30,7 +28,6 @@ pub(crate) async fn key(pool: &PgPool, key_id: &str, now: DateTime<Utc>) -> sqlx
     .await
 }
 
-#[expect(dead_code, reason = "called once nodes come to the token endpoint")]
 /// Notes that a node was here with this key, once a minute.
 pub(crate) async fn seen(pool: &PgPool, key_id: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query(

@@ -5,6 +5,7 @@ use auth_service::{
     catalogue::KNOWN_CLIENTS,
     clients::{is_permission, next_epoch},
 };
+use kronos_common::identity::permission_matches;
 use kronos_testkit::wait_until;
 use serde_json::{Value, json};
 
@@ -181,13 +182,15 @@ fn a_bootstrap_file_that_is_wrong_says_where() {
 }
 
 #[test]
-fn only_user_service_and_administrators_write_credentials() {
-    let writers: Vec<_> = KNOWN_CLIENTS
-        .iter()
-        .filter(|client| client.permissions.iter().any(|held| held.contains("credentials") || held.contains('*')))
-        .map(|client| client.client_id)
-        .collect();
-    assert_eq!(writers, ["user-service"]);
+fn only_user_service_writes_credentials_and_the_desk_resets_them() {
+    let holders = |wanted: &str| -> Vec<&str> {
+        let may = |permissions: &[&str]| permissions.iter().any(|held| permission_matches(held, wanted));
+        KNOWN_CLIENTS.iter().filter(|client| may(client.permissions)).map(|client| client.client_id).collect()
+    };
+    assert_eq!(holders("credentials:write"), ["user-service"]);
+    assert_eq!(holders("credentials:reset"), ["ouranos-desk"]);
+    assert_eq!(holders("factors:write"), ["ouranos-desk"]);
+    assert_eq!(holders("nodes:read"), ["router-service"]);
     assert!(KNOWN_CLIENTS.iter().flat_map(|client| client.permissions).all(|permission| is_permission(permission)));
 }
 

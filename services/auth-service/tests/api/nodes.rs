@@ -1,11 +1,12 @@
 //! Machine identities: made, enrolled by themselves, with keys that follow one another.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use axum::http::Method;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use kronos_testkit::{TestResponse, unique};
+use kronos_testkit::{TestResponse, unique, wait_until};
 use serde_json::{Value, json};
 
-use crate::harness::TestAuth;
+use crate::harness::{TestAuth, claims};
 
 /// A node's key pair, as a robot has it.
 struct Robot {
@@ -28,10 +29,43 @@ impl Robot {
         URL_SAFE_NO_PAD.encode(self.pair.sign(text.as_bytes()))
     }
 
+    /// A client assertion (RFC 7523) of this node's.
+    fn assertion(&self, node: &str, audience: &str, change: impl FnOnce(&mut Value)) -> String {
+        let now = chrono::Utc::now().timestamp();
+        let mut claims = json!({
+            "iss": node, "sub": node, "aud": audience, "exp": now + 60, "iat": now, "jti": uuid::Uuid::new_v4(),
+        });
+        change(&mut claims);
+        let header = json!({ "alg": "EdDSA", "kid": self.key_id });
+        let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let message = format!("{}.{}", encode(&header), encode(&claims));
+        format!("{message}.{}", self.sign(&message))
+    }
+
+    /// Asks for a token with an assertion.
+    async fn ask(&self, auth: &TestAuth, node: &str) -> TestResponse {
+        ask_with(auth, &self.assertion(node, &auth.config.identity.issuer, |_| {})).await
+    }
+
     fn enrolment(&self, code: &str) -> Value {
         let text = format!("kronos-node-enrolment:{}:{}", code.replace('-', ""), self.key_id);
         json!({ "claimCode": code, "publicKey": self.jwk(), "signature": self.sign(&text) })
     }
+}
+
+async fn ask_with(auth: &TestAuth, assertion: &str) -> TestResponse {
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+        ("client_assertion", assertion),
+    ];
+    auth.client.request(Method::POST, "/oauth/token").form(&form).await
+}
+
+async fn node(auth: &TestAuth, robot: &Robot) -> String {
+    let body = json!({ "name": unique("robot"), "publicKey": robot.jwk() });
+    let made = auth.admin().await.post("/nodes", &body).await.expect(201).json();
+    made["id"].as_str().unwrap().to_owned()
 }
 
 async fn claim(auth: &TestAuth) -> String {
@@ -236,4 +270,97 @@ async fn a_disabled_node_has_no_good_key_until_it_is_enabled() {
     assert_eq!(published, std::slice::from_ref(&id));
     admin.patch(&format!("/nodes/{id}"), &json!({ "disabled": false })).await.expect(200);
     assert_eq!(admin.get(&keys).await.expect(200).json()["keys"][0]["kid"], node.key_id);
+}
+
+#[tokio::test]
+async fn a_node_gets_tokens_by_its_key_and_is_seen() {
+    let auth = TestAuth::start().await;
+    let (robot, stranger) = (Robot::new(), Robot::new());
+    let (id, other) = (node(&auth, &robot).await, node(&auth, &stranger).await);
+    let token = robot.ask(&auth, &id).await.expect(200).json();
+    let held = claims(token["access_token"].as_str().unwrap());
+    assert_eq!((&held["sub"], &held["client_id"]), (&json!(id), &json!(id)));
+    assert_eq!(held["permissions"], json!(auth.config.accounts.node_permissions));
+    assert!(token.get("refresh_token").is_none());
+    assert!(auth.is_active(token["access_token"].as_str().unwrap()).await);
+    let admin = auth.admin().await;
+    let shown = admin.get(&format!("/nodes/{id}")).await.expect(200).json();
+    assert!(shown["lastSeenAt"].is_string(), "{shown}");
+    assert!(admin.get(&format!("/nodes/{other}")).await.expect(200).json()["lastSeenAt"].is_null());
+
+    let issuer = auth.config.identity.issuer.clone();
+    let good = robot.assertion(&id, &issuer, |_| {});
+    ask_with(&auth, &good).await.expect(200);
+    for (what, bad) in [
+        ("again", good),
+        ("another node's key", stranger.assertion(&id, &issuer, |_| {})),
+        ("another node's name", robot.assertion(&id, &issuer, |claims| claims["sub"] = json!(other))),
+        ("another issuer", robot.assertion(&id, &issuer, |claims| claims["iss"] = json!(other))),
+        ("another audience", robot.assertion(&id, "https://elsewhere.test", |_| {})),
+        ("no such node", robot.assertion(&uuid::Uuid::now_v7().to_string(), &issuer, |_| {})),
+        ("its id in capitals", robot.assertion(&id.to_uppercase(), &issuer, |_| {})),
+    ] {
+        let answer = ask_with(&auth, &bad).await;
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (401, Some("invalid_client")), "{what}: {answer}");
+    }
+    let secret = [("grant_type", "client_credentials"), ("client_id", id.as_str()), ("client_secret", "")];
+    auth.client.request(Method::POST, "/oauth/token").form(&secret).await.expect(401);
+    // Only what nodes may do, and only for themselves.
+    let wider = [
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+        ("client_assertion", &robot.assertion(&id, &issuer, |_| {})),
+        ("scope", "users:read"),
+    ];
+    let refused = auth.client.request(Method::POST, "/oauth/token").form(&wider).await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some("invalid_scope")), "{refused}");
+}
+
+#[tokio::test]
+async fn keys_that_ended_and_nodes_that_are_disabled_get_no_token_and_lose_theirs() {
+    let auth = TestAuth::start().await;
+    let second = auth.second().await;
+    let (old, new) = (Robot::new(), Robot::new());
+    let id = node(&auth, &old).await;
+    let admin = auth.admin().await;
+    let body = json!({ "publicKey": new.jwk(), "endOthersAfterSeconds": 0 });
+    old.ask(&auth, &id).await.expect(200);
+    admin.post(&format!("/nodes/{id}/keys"), &body).await.expect(201);
+    old.ask(&auth, &id).await.expect(401);
+    let token = new.ask(&auth, &id).await.expect(200).json()["access_token"].as_str().unwrap().to_owned();
+    assert!(second.is_active(&token).await);
+    admin.patch(&format!("/nodes/{id}"), &json!({ "disabled": true })).await.expect(200);
+    new.ask(&auth, &id).await.expect(401);
+    auth.client.get("/nodes").bearer(&token).await.expect_problem(401, "token_revoked");
+    wait_until("the other instance knows", async || !second.is_active(&token).await).await;
+    admin.patch(&format!("/nodes/{id}"), &json!({ "disabled": false })).await.expect(200);
+    let fresh = new.ask(&auth, &id).await.expect(200).json()["access_token"].as_str().unwrap().to_owned();
+    assert!(auth.is_active(&fresh).await && !auth.is_active(&token).await);
+    admin.delete(&format!("/nodes/{id}/keys/{}", new.key_id)).await.expect(204);
+    new.ask(&auth, &id).await.expect(401);
+    assert!(!auth.is_active(&fresh).await);
+}
+
+#[tokio::test]
+async fn the_desk_and_the_gateway_may_do_what_their_routes_need() {
+    let secret = "a secret of a client that is known by name";
+    let auth = TestAuth::start_with(|config| {
+        let file = config.bootstrap.file.as_ref().unwrap();
+        let mut clients: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for name in ["ouranos-desk", "router-service"] {
+            clients["clients"][name] = json!({ "secret": secret });
+        }
+        std::fs::write(file, clients.to_string()).unwrap();
+    })
+    .await;
+    let user = auth.user(&[]).await;
+    let desk = auth.client.bearer(auth.client_token("ouranos-desk", secret).await);
+    let factors = format!("/auth/credentials/{}/factors", user.id);
+    desk.delete(&factors).await.expect_problem(404, "not_found");
+    desk.post(&format!("/auth/credentials/{}/reset", user.id), &json!({})).await.expect(202);
+    desk.get("/nodes").await.expect_problem(403, "permission_denied");
+    let gateway = auth.client.bearer(auth.client_token("router-service", secret).await);
+    let id = node(&auth, &Robot::new()).await;
+    gateway.get(&format!("/nodes/{id}/keys")).await.expect(200);
+    gateway.delete(&factors).await.expect_problem(403, "permission_denied");
 }
