@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use kronos_common::config::{Http, Identity, Postgres, Rabbit, Redis, Sealing, ServiceConfig, Telemetry};
 use kronos_common::identity::LONGEST_TOKEN_LIFE_SECONDS;
 use serde::Deserialize;
+use url::Url;
 
-use crate::network::Networks;
+use crate::{network::Networks, webauthn::RelyingParty};
 
 /// Clocks of two machines may differ by so much, in seconds.
 const CLOCK_SKEW_SECONDS: u64 = 60;
@@ -29,6 +30,7 @@ pub struct Config {
     pub keys: Keys,
     pub throttle: Throttle,
     pub accounts: Accounts,
+    pub passkeys: Passkeys,
     pub bootstrap: Bootstrap,
     #[serde(default)]
     pub external: Vec<External>,
@@ -142,6 +144,39 @@ impl Accounts {
     pub fn link_base(&self, issuer: &str) -> String {
         let base = if self.link_base.is_empty() { issuer } else { &self.link_base };
         base.trim_end_matches('/').to_owned()
+    }
+}
+
+/// `[passkeys]`: what they belong to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passkeys {
+    /// Empty: the issuer's host.
+    pub rp_id: String,
+    /// Beside the issuer's own.
+    pub origins: Vec<String>,
+}
+
+impl Passkeys {
+    /// The relying party (WebAuthn Level 3 section 5.1.3).
+    ///
+    /// # Errors
+    /// An origin that is none, or not of the domain.
+    pub fn relying_party(&self, issuer: &str) -> anyhow::Result<RelyingParty> {
+        let issuer = Url::parse(issuer).context("configuration key `identity.issuer`")?;
+        let host = issuer.host_str().unwrap_or_default();
+        let id = if self.rp_id.is_empty() { host.to_owned() } else { self.rp_id.clone() };
+        let is_below = |host: &str| host == id || host.strip_suffix(&id).is_some_and(|above| above.ends_with('.'));
+        ensure!(is_below(host), "configuration key `passkeys.rp_id`: the issuer's host, or a domain that it is in");
+        let mut origins = vec![issuer.origin().ascii_serialization()];
+        for origin in &self.origins {
+            let is_good = Url::parse(origin).is_ok_and(|url| {
+                url.origin().ascii_serialization() == *origin && is_below(url.host_str().unwrap_or_default())
+            });
+            ensure!(is_good, "configuration key `passkeys.origins`: `{origin}` is no origin of {id}");
+            origins.push(origin.clone());
+        }
+        Ok(RelyingParty { id, origins })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Second factors: their kinds, and how a login names them to others (RFC 8176). Their secrets and rules are in `totp`,
-//! `recovery` and `webauthn`.
+//! `codes` and `webauthn`.
 
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::webauthn::Assertion;
 
 /// A kind of second factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
@@ -22,16 +24,6 @@ impl Kind {
             Self::Passkey => "passkey",
         }
     }
-
-    /// The `amr` value (RFC 8176 section 2).
-    pub fn amr(self) -> &'static str {
-        match self {
-            Self::Totp => "otp",
-            // A list on paper: something known, as RFC 8176 has it.
-            Self::RecoveryCode => "kba",
-            Self::Passkey => "hwk",
-        }
-    }
 }
 
 /// What somebody shows beside the password.
@@ -39,6 +31,14 @@ impl Kind {
 pub enum Proof {
     Totp(String),
     RecoveryCode(String),
+    Passkey(Box<PasskeyProof>),
+}
+
+/// An authenticator's answer, and what the challenge must have been for.
+#[derive(Debug, Clone)]
+pub struct PasskeyProof {
+    pub assertion: Assertion,
+    pub purpose: Vec<u8>,
 }
 
 impl Proof {
@@ -47,14 +47,15 @@ impl Proof {
         match self {
             Self::Totp(_) => Kind::Totp,
             Self::RecoveryCode(_) => Kind::RecoveryCode,
+            Self::Passkey(_) => Kind::Passkey,
         }
     }
 }
 
-/// The methods of a login with a password and perhaps a second factor.
-pub fn password_amr(second: Option<Kind>) -> Vec<&'static str> {
+/// The methods of a login with a password and perhaps a second factor (RFC 8176 section 2).
+pub fn password_amr(second: Option<&'static str>) -> Vec<&'static str> {
     match second {
         None => vec!["pwd"],
-        Some(kind) => vec!["pwd", kind.amr(), "mfa"],
+        Some(amr) => vec!["pwd", amr, "mfa"],
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod factors;
 pub(crate) mod issue;
 pub(crate) mod login;
 pub(crate) mod nodes;
+pub(crate) mod passkeys;
 pub(crate) mod passwords;
 pub(crate) mod refresh;
 pub(crate) mod registration;

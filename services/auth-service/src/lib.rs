@@ -36,6 +36,7 @@ mod telemetry;
 mod tokens;
 pub mod totp;
 mod user_service;
+pub mod webauthn;
 
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ use crate::{
     telemetry::Metrics,
     tokens::Issuer,
     user_service::UserService,
+    webauthn::RelyingParty,
 };
 
 /// Every setting, with its default.
@@ -90,6 +92,7 @@ pub(crate) struct Parts {
     pub(crate) remote_keys: RemoteKeys,
     pub(crate) replay: Replay,
     pub(crate) providers: Providers,
+    pub(crate) relying_party: RelyingParty,
     pub(crate) metrics: Metrics,
     pub(crate) tokens: config::Tokens,
     pub(crate) keys: config::Keys,
@@ -159,6 +162,7 @@ impl App {
             verifier,
             revocations,
             providers: Providers::new(&config.external, config.identity.issuer.trim_end_matches('/'))?,
+            relying_party: config.passkeys.relying_party(&config.identity.issuer)?,
             publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
             refresh_tokens: Codec::new(&secret),
             metrics: Metrics::register(&context),

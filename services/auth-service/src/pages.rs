@@ -1,4 +1,5 @@
-//! The pages that people see: HTML with no script, made by templates that escape every value. No rule, no store.
+//! The pages that people see: HTML made by templates that escape every value. They work without script; the one that there is
+//! asks the browser for a passkey. No rule, no store.
 
 mod account;
 mod authorize;
@@ -7,7 +8,7 @@ mod device;
 use maud::{DOCTYPE, Markup, html};
 
 pub(crate) use self::{
-    account::{Linking, link, log_out_question, login, second_factor},
+    account::{Linking, Login, SecondFactor, link, log_out_question, login, second_factor},
     authorize::{Consent, consent, form_post},
     device::{device_confirm, device_entry},
 };
@@ -16,6 +17,9 @@ use crate::language::{Language, Words};
 /// The stylesheet's own path: pages hold no style of their own, so that the policy can forbid it.
 pub(crate) const STYLE_PATH: &str = "/oauth/style.css";
 pub(crate) const STYLE: &str = include_str!("pages/style.css");
+/// The script's own path: the policy allows this one, on the pages that show the passkey button.
+pub(crate) const SCRIPT_PATH: &str = "/oauth/passkey.js";
+pub(crate) const SCRIPT: &str = include_str!("pages/passkey.js");
 
 /// What went wrong, and in which field.
 #[derive(Clone, Copy)]

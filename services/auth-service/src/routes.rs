@@ -20,6 +20,7 @@ mod login_page;
 mod nodes;
 mod oauth;
 mod origin;
+mod passkeys;
 mod passwords;
 mod pushed;
 mod registration;
@@ -76,6 +77,12 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(factors::confirm_totp))
         .routes(routes!(factors::make_recovery_codes))
         .routes(routes!(factors::reset_factors))
+        .routes(routes!(passkeys::list_passkeys))
+        .routes(routes!(passkeys::begin_passkey))
+        .routes(routes!(passkeys::finish_passkey))
+        .routes(routes!(passkeys::rename_passkey, passkeys::remove_passkey))
+        .routes(routes!(passkeys::begin_passkey_login))
+        .routes(routes!(passkeys::finish_passkey_login))
         .routes(routes!(checks::verify_token))
         .routes(routes!(checks::check_access))
         .routes(routes!(credentials::put_credentials, credentials::delete_credentials))
@@ -102,6 +109,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(authorize::authorize, authorize::authorize_by_form))
         .routes(routes!(authorize::consent))
         .routes(routes!(authorize::get_style))
+        .routes(routes!(login_page::get_script))
         .routes(routes!(login_page::log_in))
         .routes(routes!(login_page::show_logged_in))
         .routes(routes!(pushed::push_request))

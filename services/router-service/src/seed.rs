@@ -43,13 +43,15 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 31] = [
+const ROUTES: [Default; 32] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("auth-register", "/auth/register", "auth-service"),
     // Who follows a mailed link has no token.
     Default { exact: false, ..open("auth-password-reset", "/auth/password-reset", "auth-service") },
     Default { exact: false, ..open("auth-verify-email", "/auth/verify-email", "auth-service") },
+    // Who logs in with a passkey has no token yet.
+    Default { exact: false, ..open("auth-passkeys-login", "/auth/passkeys/login", "auth-service") },
     open("oauth-token", "/oauth/token", "auth-service"),
     Default { exact: false, ..open("well-known", "/.well-known", "auth-service") },
     below("auth", "/auth", "auth-service"),

@@ -9,6 +9,7 @@ use rand::RngExt as _;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::passkeys;
 use crate::{
     App,
     audit::SecurityEvent,
@@ -46,22 +47,25 @@ fn kinds_of(held: Held) -> Vec<Kind> {
     kinds
 }
 
-/// Whether the proof is good, and uses it up.
+/// The method that the proof stands for (RFC 8176) if it is good; uses it up.
 ///
 /// # Errors
 /// The database; 429 after too many wrong ones.
-pub(crate) async fn check(app: &App, user_id: Uuid, proof: &Proof) -> Result<bool, Problem> {
+pub(crate) async fn check(app: &App, user_id: Uuid, proof: &Proof) -> Result<Option<&'static str>, Problem> {
     let counter = count_try(app, user_id).await?;
-    let good = match proof {
-        Proof::Totp(code) => use_totp(app, user_id, code, false).await?,
-        Proof::RecoveryCode(code) => use_recovery_code(app, user_id, code).await?,
+    let amr = match proof {
+        Proof::Totp(code) => use_totp(app, user_id, code, false).await?.then_some("otp"),
+        // A list on paper: something known.
+        Proof::RecoveryCode(code) => use_recovery_code(app, user_id, code).await?.then_some("kba"),
+        // The password was the thing known: that somebody touched the authenticator is enough.
+        Proof::Passkey(proof) => passkeys::holder(app, proof, Some(user_id), false).await?.map(|holder| holder.amr),
     };
-    if good {
+    if amr.is_some() {
         store::attempts::forget(&app.pool, &counter).await?;
     } else {
         record(app, "second-factor-failed", user_id, None, json!({ "factor": proof.kind().name() })).await?;
     }
-    Ok(good)
+    Ok(amr)
 }
 
 /// Counts a try before it is looked at: many at once are no way around the limit.

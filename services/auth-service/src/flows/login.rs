@@ -35,8 +35,8 @@ pub(crate) enum Outcome {
     Authenticated(Authenticated),
     /// The password is right; the same attempt with a proof of one of these kinds goes on.
     FactorRequired(Vec<Kind>),
-    /// The password is right, the proof is not.
-    FactorRefused,
+    /// The password is right, the proof is not; one of these kinds would do.
+    FactorRefused(Vec<Kind>),
     /// The name, the password, or the person: it is not said which.
     Refused,
 }
@@ -101,11 +101,12 @@ pub(crate) async fn authenticate(app: &App, attempt: Attempt) -> Result<Outcome,
             return Ok(Outcome::FactorRequired(kinds));
         }
         (false, Some(proof)) => {
-            if !factors::check(app, credential.user_id, &proof).await? {
+            let amr = factors::check(app, credential.user_id, &proof).await?;
+            if amr.is_none() {
                 app.metrics.logins.with_label_values(&["failed"]).inc();
-                return Ok(Outcome::FactorRefused);
+                return Ok(Outcome::FactorRefused(kinds));
             }
-            Some(proof.kind())
+            amr
         }
     };
     app.throttle.succeeded(&counters).await;
@@ -134,7 +135,7 @@ pub(crate) async fn login(app: &App, attempt: Attempt, device: Option<&str>) -> 
             let detail = format!("send the same again with one of: {}", names.join(", "));
             Err(Problem::unauthorized("second_factor_required", detail))
         }
-        Outcome::FactorRefused => Err(Problem::unauthorized("invalid_second_factor", "the second factor is wrong")),
+        Outcome::FactorRefused(_) => Err(Problem::unauthorized("invalid_second_factor", "the second factor is wrong")),
         Outcome::Refused => Err(invalid_credentials()),
     }
 }

@@ -1,21 +1,26 @@
 //! Logging in and out, the second factor, linking another provider's account.
 
-use maud::html;
+use maud::{Markup, html};
 
-use super::{Field, Mistake, hidden, layout};
-use crate::language::Language;
+use super::{Field, Mistake, SCRIPT_PATH, hidden, layout};
+use crate::language::{Language, Words};
+
+/// What the login page holds.
+pub(crate) struct Login<'l> {
+    pub client: Option<&'l str>,
+    pub next: &'l str,
+    pub csrf: &'l str,
+    pub username: &'l str,
+    /// Label and path.
+    pub providers: &'l [(String, String)],
+    /// Options for the browser, JSON.
+    pub passkey: &'l str,
+}
 
 /// The login form.
-pub(crate) fn login(
-    language: Language,
-    client: Option<&str>,
-    next: &str,
-    csrf: &str,
-    username: &str,
-    providers: &[(String, String)],
-    mistake: Option<Mistake<'_>>,
-) -> String {
+pub(crate) fn login(language: Language, login: &Login<'_>, mistake: Option<Mistake<'_>>) -> String {
     let words = language.words();
+    let Login { client, next, csrf, username, providers, passkey } = *login;
     let wrong = mistake.is_some_and(|mistake| mistake.field.is_some());
     let username_field = Field {
         name: "username",
@@ -44,6 +49,7 @@ pub(crate) fn login(
             (username_field.markup()) (password_field.markup())
             button type="submit" { (words.log_in) }
         }
+        (passkey_button(words, passkey, &html! { (hidden("next", next)) (hidden("csrf", csrf)) }))
         @if !providers.is_empty() {
             p { (words.or) }
             @for (label, path) in providers {
@@ -54,14 +60,31 @@ pub(crate) fn login(
     layout(language, words.log_in, mistake, content)
 }
 
-/// The second step of a login; `pending` is the first, sealed.
-pub(crate) fn second_factor(
-    language: Language,
-    next: &str,
-    csrf: &str,
-    pending: &str,
-    mistake: Option<Mistake<'_>>,
-) -> String {
+/// A form that the script shows, and fills with the authenticator's answer; without script it is not there.
+fn passkey_button(words: &Words, options: &str, fields: &Markup) -> Markup {
+    html! {
+        form method="post" action="/oauth/login" data-passkey=(options) hidden {
+            (fields) (hidden("passkey", ""))
+            button type="submit" { (words.with_passkey) }
+        }
+        script src=(SCRIPT_PATH) defer {}
+    }
+}
+
+/// What the page for the second step of a login holds.
+pub(crate) struct SecondFactor<'s> {
+    pub next: &'s str,
+    pub csrf: &'s str,
+    /// The first step, sealed.
+    pub pending: &'s str,
+    /// Whether the person has an authenticator app.
+    pub totp: bool,
+    /// Options for the browser, JSON, if the person has a passkey.
+    pub passkey: Option<&'s str>,
+}
+
+/// The second step of a login.
+pub(crate) fn second_factor(language: Language, step: &SecondFactor<'_>, mistake: Option<Mistake<'_>>) -> String {
     let words = language.words();
     let field = |name, label, autocomplete, focus| Field {
         name,
@@ -69,18 +92,22 @@ pub(crate) fn second_factor(
         kind: "text",
         autocomplete,
         value: "",
-        focus,
+        focus: focus && mistake.is_none(),
         required: false,
         wrong: mistake.is_some(),
     };
+    let fields = html! {
+        (hidden("next", step.next)) (hidden("csrf", step.csrf)) (hidden("pending", step.pending))
+    };
     let content = html! {
-        p { (words.second_factor_hint) }
+        p { (if step.totp { words.second_factor_hint } else { words.second_factor_passkey_hint }) }
         form method="post" action="/oauth/login" {
-            (hidden("next", next)) (hidden("csrf", csrf)) (hidden("pending", pending))
-            (field("code", words.code, "one-time-code", mistake.is_none()).markup())
-            (field("recovery_code", words.recovery_code, "off", false).markup())
+            (fields)
+            @if step.totp { (field("code", words.code, "one-time-code", true).markup()) }
+            (field("recovery_code", words.recovery_code, "off", !step.totp).markup())
             button type="submit" { (words.next) }
         }
+        @if let Some(options) = step.passkey { (passkey_button(words, options, &fields)) }
     };
     layout(language, words.second_factor, mistake, content)
 }

@@ -12,6 +12,7 @@ use chrono::Utc;
 use super::{
     browser::{Browser, Fields, failed, page, redirect},
     external::buttons,
+    login_page::passkey_options,
 };
 use crate::{
     App,
@@ -19,7 +20,7 @@ use crate::{
     browser::{FRESH, Next, Purpose},
     flows::authorize::{Placed, Untrusted, issue_code, place, step},
     language::{Language, Words},
-    pages::{self, Consent},
+    pages::{self, Consent, Login},
 };
 
 /// Asks a person to let a client in.
@@ -142,8 +143,16 @@ fn login_page(app: &App, browser: &Browser, placed: &Placed, request: &Request, 
     let csrf = browser.key.prove(Purpose::Login, &next);
     let hint = request.login_hint.as_deref().unwrap_or_default();
     let providers = buttons(app, &next);
-    let html = pages::login(language, Some(&placed.client.name), &next, &csrf, hint, &providers, None);
-    browser.page(StatusCode::OK, html, Some(&placed.redirect_uri))
+    let login = Login {
+        client: Some(&placed.client.name),
+        next: &next,
+        csrf: &csrf,
+        username: hint,
+        providers: &providers,
+        passkey: &passkey_options(app, browser),
+    };
+    let html = pages::login(language, &login, None);
+    browser.passkey_page(StatusCode::OK, html, Some(&placed.redirect_uri))
 }
 
 /// Sends an answer to the client in the way that it asked for.
@@ -156,6 +165,7 @@ fn answer(browser: &Browser, placed: &Placed, parameters: Vec<(&'static str, Str
                 StatusCode::OK,
                 pages::form_post(language, &placed.redirect_uri, &parameters),
                 Some(&placed.redirect_uri),
+                None,
             )
         }
     }

@@ -31,6 +31,7 @@ pub(super) struct Browser {
     pub(super) cross_site: bool,
     accept_language: Option<String>,
     secure: bool,
+    script: String,
 }
 
 impl FromRequestParts<App> for Browser {
@@ -57,6 +58,13 @@ impl FromRequestParts<App> for Browser {
             cross_site: text(&parts.headers, "sec-fetch-site").is_some_and(|site| site == "cross-site"),
             accept_language,
             secure,
+            // The first origin is the issuer's own.
+            script: app
+                .relying_party
+                .origins
+                .first()
+                .map(|own| format!("{own}{}", pages::SCRIPT_PATH))
+                .unwrap_or_default(),
         })
     }
 }
@@ -87,7 +95,16 @@ impl Browser {
 
     /// A page whose forms go to us, and from there perhaps to `then`.
     pub(super) fn page(&self, status: StatusCode, html: String, then: Option<&str>) -> Response {
-        let mut response = page(status, html, then);
+        self.keep(page(status, html, then, None))
+    }
+
+    /// The same, with the button for a passkey: the only pages with a script, and that one is ours.
+    pub(super) fn passkey_page(&self, status: StatusCode, html: String, then: Option<&str>) -> Response {
+        self.keep(page(status, html, then, Some(&self.script)))
+    }
+
+    /// The answer; a new browser gets its key with it.
+    fn keep(&self, mut response: Response) -> Response {
         if self.is_new {
             self.put_cookie(&mut response, &self.key, None);
         }
@@ -126,11 +143,12 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A page: no script, no frame, no style but ours; forms go to us, and where a redirect may lead from there.
-pub(super) fn page(status: StatusCode, html: String, then: Option<&str>) -> Response {
+/// A page: no frame, no style but ours, no script but this one; forms go to us, and where a redirect may lead from there.
+pub(super) fn page(status: StatusCode, html: String, then: Option<&str>, script: Option<&str>) -> Response {
+    let script = script.map(|script| format!("script-src {script}; ")).unwrap_or_default();
     let then = then.and_then(form_action).map(|place| format!(" {place}")).unwrap_or_default();
     let policy = format!(
-        "default-src 'none'; style-src 'self'; form-action 'self'{then}; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; {script}style-src 'self'; form-action 'self'{then}; frame-ancestors 'none'; base-uri 'none'"
     );
     // A redirect URI's scheme and host hold nothing that a header cannot.
     let policy = HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"));
@@ -165,7 +183,7 @@ pub(super) fn failed(language: Language, problem: Problem) -> Response {
     let words = language.words();
     let text = if problem.status() == StatusCode::TOO_MANY_REQUESTS { words.too_many } else { words.unavailable };
     let html = pages::mistake(language, words.problem, text);
-    let mut response = page(problem.status(), html, None);
+    let mut response = page(problem.status(), html, None, None);
     if let Some(wait) = problem.into_response().headers().get(header::RETRY_AFTER) {
         response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
     }

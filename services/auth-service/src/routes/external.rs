@@ -30,7 +30,7 @@ use crate::{
     authorization::Parameters,
     browser::{Next, Purpose, set_cookie},
     external::{Attempt, Identity, Provider, attempt_end},
-    flows::login::Authenticated,
+    flows::{login::Authenticated, passkeys},
     pages::{self, Linking},
     store::{self, external_links::Link},
 };
@@ -297,6 +297,7 @@ pub(super) async fn list_links(State(app): State<App>, caller: Caller) -> Result
         (status = 400, description = "`no_session`", body = ProblemBody),
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 404, description = "There is no such link", body = ProblemBody),
+        (status = 409, description = "`last_way_in`: without it the caller could not log in any more", body = ProblemBody),
     )
 )]
 pub(super) async fn delete_link(
@@ -306,9 +307,11 @@ pub(super) async fn delete_link(
 ) -> Result<StatusCode> {
     let user_id = own_user(&caller)?;
     let mut transaction = app.pool.begin().await?;
+    let ways = store::passkeys::ways_in(&mut transaction, user_id).await?;
     if !store::external_links::delete(&mut transaction, user_id, &provider).await? {
         return Err(Problem::not_found("link"));
     }
+    passkeys::must_not_be_last(ways)?;
     let data = json!({ "provider": provider });
     let event = SecurityEvent::about("account-unlinked", caller.subject(), Some(caller.subject()), data);
     store::audit::record(&mut transaction, &event, Utc::now()).await?;

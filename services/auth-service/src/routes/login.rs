@@ -15,7 +15,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{NO_STORE, origin::Origin};
+use super::{NO_STORE, origin::Origin, passkeys::wire::AssertionCredential};
 use crate::{
     App,
     factors::Proof,
@@ -23,7 +23,7 @@ use crate::{
         TokenPair,
         api_keys::KEY_CLIENT,
         login::{Attempt, login},
-        refresh, sessions,
+        passkeys, refresh, sessions,
     },
     password::MAX_BYTES,
 };
@@ -79,6 +79,8 @@ pub(super) struct LoginRequest {
     totp: Option<FactorCode>,
     /// One of the recovery codes, instead.
     recovery_code: Option<FactorCode>,
+    /// A passkey's answer to the options of `/auth/passkeys/login/begin`, instead.
+    passkey: Option<AssertionCredential>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -99,10 +101,13 @@ pub(super) struct RefreshRequest {
     )
 )]
 pub(super) async fn log_in(State(app): State<App>, origin: Origin, Json(body): Json<LoginRequest>) -> Result<Response> {
-    let proof = match (body.totp, body.recovery_code) {
-        (Some(code), _) => Some(Proof::Totp(code.0)),
-        (None, Some(code)) => Some(Proof::RecoveryCode(code.0)),
-        (None, None) => None,
+    let proof = match (body.totp, body.recovery_code, body.passkey) {
+        (Some(code), _, _) => Some(Proof::Totp(code.0)),
+        (None, Some(code), _) => Some(Proof::RecoveryCode(code.0)),
+        (None, None, Some(credential)) => {
+            Some(Proof::Passkey(Box::new(passkeys::proof(credential.into(), passkeys::Use::LogIn))))
+        }
+        (None, None, None) => None,
     };
     let attempt = Attempt { username: body.username.0, password: body.password.0, proof, network: origin.network };
     Ok((NO_STORE, Json(login(&app, attempt, origin.device.as_deref()).await?)).into_response())

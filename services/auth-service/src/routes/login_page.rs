@@ -1,7 +1,11 @@
 //! The login form of browsers. What was typed goes the way of every login (`flows::login`); what comes of it is a cookie, with a
 //! new value each time.
 
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::Utc;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -11,19 +15,21 @@ use super::{
     authorize::{freshness, outdated},
     browser::{Browser, Fields, failed, redirect},
     external::buttons,
+    passkeys::wire::{AssertionCredential, RequestOptions},
 };
 use crate::{
     App,
     authorization::Parameters,
     browser::{BrowserKey, Next, Purpose},
-    factors::Proof,
+    factors::{Kind, PasskeyProof, Proof},
     flows::{
         authorize::place,
         browsers,
         login::{Attempt, Authenticated, Outcome, authenticate},
+        passkeys::{self, Use},
     },
     language::Language,
-    pages::{self, Mistake},
+    pages::{self, Login, Mistake, SecondFactor},
     password::MAX_BYTES,
     store,
 };
@@ -65,10 +71,14 @@ pub(super) async fn log_in(State(app): State<App>, browser: Browser, Fields(form
     if browser.cross_site || browser.is_new || !proven {
         return outdated(&browser, language);
     }
+    let shown = passkey(&browser, &form);
+    if let (Some(proof), false) = (&shown, second) {
+        return log_in_by_passkey(&app, &browser, proof, &next, language).await;
+    }
     let Some((username, password)) = typed(&app, &browser, &form) else {
         return outdated(&browser, language);
     };
-    let proof = proof(&form);
+    let proof = shown.map(|shown| Proof::Passkey(Box::new(shown))).or_else(|| proof(&form));
     let attempt = Attempt {
         username: username.clone(),
         password: password.clone(),
@@ -79,15 +89,51 @@ pub(super) async fn log_in(State(app): State<App>, browser: Browser, Fields(form
         Err(problem) => failed(language, problem),
         Ok(Outcome::Authenticated(who)) => match finish(&app, &browser, &who, &next).await {
             Ok(Some(response)) => response,
-            Ok(None) => again(&app, &browser, &next, language, &username).await,
+            Ok(None) => again(&app, &browser, &next, language, &username, false).await,
             Err(problem) => failed(language, problem),
         },
-        Ok(Outcome::Refused) => again(&app, &browser, &next, language, &username).await,
-        Ok(Outcome::FactorRequired(_)) => {
-            ask_factor(&app, &browser, &next, language, &username, &password, false).await
+        Ok(Outcome::Refused) => again(&app, &browser, &next, language, &username, false).await,
+        Ok(Outcome::FactorRequired(kinds)) => {
+            let pending = seal(&app, &browser, &username, &password);
+            ask_factor(&app, &browser, &next, language, &pending, &kinds, false).await
         }
-        Ok(Outcome::FactorRefused) => ask_factor(&app, &browser, &next, language, &username, &password, true).await,
+        Ok(Outcome::FactorRefused(kinds)) => {
+            let pending = seal(&app, &browser, &username, &password);
+            ask_factor(&app, &browser, &next, language, &pending, &kinds, true).await
+        }
     }
+}
+
+async fn log_in_by_passkey(
+    app: &App,
+    browser: &Browser,
+    proof: &PasskeyProof,
+    next: &Next,
+    language: Language,
+) -> Response {
+    let who = match passkeys::authenticate(app, proof, browser.network).await {
+        Ok(Some(who)) => who,
+        Ok(None) => return again(app, browser, next, language, "", true).await,
+        Err(problem) => return failed(language, problem),
+    };
+    match finish(app, browser, &who, next).await {
+        Ok(Some(response)) => response,
+        Ok(None) => again(app, browser, next, language, "", true).await,
+        Err(problem) => failed(language, problem),
+    }
+}
+
+/// The authenticator's answer to this browser's page.
+fn passkey(browser: &Browser, form: &Parameters) -> Option<PasskeyProof> {
+    let sent = form.get("passkey").filter(|sent| !sent.is_empty())?;
+    let credential: AssertionCredential = serde_json::from_str(sent).ok()?;
+    Some(passkeys::proof(credential.into(), Use::Page(&browser.key.hash())))
+}
+
+/// What a page's script asks the browser for: an answer of this browser's alone.
+pub(super) fn passkey_options(app: &App, browser: &Browser) -> String {
+    let challenge = passkeys::challenge(app, Use::Page(&browser.key.hash()));
+    serde_json::to_string(&RequestOptions::new(app, challenge)).expect("texts and numbers serialise")
 }
 
 /// Where the browser goes after the login, if the client registered it: the form's policy must let it.
@@ -158,12 +204,53 @@ fn pending_aad(browser: &Browser) -> Vec<u8> {
     [b"login-pending:".as_slice(), &browser.key.hash()].concat()
 }
 
-async fn again(app: &App, browser: &Browser, next: &Next, language: Language, username: &str) -> Response {
-    let encoded = next.encode();
-    let csrf = browser.key.prove(Purpose::Login, &encoded);
-    let mistake = Mistake { text: language.words().invalid_credentials, field: Some("username") };
-    let html = pages::login(language, None, &encoded, &csrf, username, &buttons(app, &encoded), Some(mistake));
-    browser.page(StatusCode::UNPROCESSABLE_ENTITY, html, destination(app, next).await.as_deref())
+async fn again(
+    app: &App,
+    browser: &Browser,
+    next: &Next,
+    language: Language,
+    username: &str,
+    by_passkey: bool,
+) -> Response {
+    let words = language.words();
+    let mistake = if by_passkey {
+        Mistake { text: words.invalid_passkey, field: None }
+    } else {
+        Mistake { text: words.invalid_credentials, field: Some("username") }
+    };
+    let html = login_form(app, browser, next, language, username, Some(mistake));
+    browser.passkey_page(StatusCode::UNPROCESSABLE_ENTITY, html, destination(app, next).await.as_deref())
+}
+
+fn login_form(
+    app: &App,
+    browser: &Browser,
+    next: &Next,
+    language: Language,
+    username: &str,
+    mistake: Option<Mistake<'_>>,
+) -> String {
+    let next = next.encode();
+    let login = Login {
+        client: None,
+        next: &next,
+        csrf: &browser.key.prove(Purpose::Login, &next),
+        username,
+        providers: &buttons(app, &next),
+        passkey: &passkey_options(app, browser),
+    };
+    pages::login(language, &login, mistake)
+}
+
+/// The first step for the second page.
+fn seal(app: &App, browser: &Browser, username: &str, password: &SecretString) -> String {
+    let pending = Pending {
+        username: username.to_owned(),
+        password: password.expose_secret().to_owned(),
+        until: Utc::now().timestamp() + PENDING_SECONDS,
+    };
+    let plain = serde_json::to_vec(&pending).expect("texts and a number serialise");
+    URL_SAFE_NO_PAD.encode(app.keyring.seal(&plain, &pending_aad(browser)))
 }
 
 async fn ask_factor(
@@ -171,33 +258,37 @@ async fn ask_factor(
     browser: &Browser,
     next: &Next,
     language: Language,
-    username: &str,
-    password: &SecretString,
+    pending: &str,
+    kinds: &[Kind],
     wrong: bool,
 ) -> Response {
-    let pending = Pending {
-        username: username.to_owned(),
-        password: password.expose_secret().to_owned(),
-        until: Utc::now().timestamp() + PENDING_SECONDS,
-    };
-    let plain = serde_json::to_vec(&pending).expect("texts and a number serialise");
-    let sealed = URL_SAFE_NO_PAD.encode(app.keyring.seal(&plain, &pending_aad(browser)));
     let next_text = next.encode();
-    let csrf = browser.key.prove(Purpose::SecondFactor, &next_text);
-    let mistake = wrong.then_some(Mistake { text: language.words().invalid_factor, field: Some("code") });
+    let options = kinds.contains(&Kind::Passkey).then(|| passkey_options(app, browser));
+    let totp = kinds.contains(&Kind::Totp);
+    let step = SecondFactor {
+        next: &next_text,
+        csrf: &browser.key.prove(Purpose::SecondFactor, &next_text),
+        pending,
+        totp,
+        passkey: options.as_deref(),
+    };
+    let field = if totp { "code" } else { "recovery_code" };
+    let mistake = wrong.then_some(Mistake { text: language.words().invalid_factor, field: Some(field) });
     let status = if wrong { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    let html = pages::second_factor(language, &next_text, &csrf, &sealed, mistake);
-    browser.page(status, html, destination(app, next).await.as_deref())
+    let html = pages::second_factor(language, &step, mistake);
+    let then = destination(app, next).await;
+    if step.passkey.is_some() {
+        browser.passkey_page(status, html, then.as_deref())
+    } else {
+        browser.page(status, html, then.as_deref())
+    }
 }
 
 /// The page that asks somebody to log in for one of our own pages.
 pub(super) fn ask(app: &App, browser: &Browser, next: &Next, mistake: Option<&str>) -> Response {
-    let language = browser.language(None);
-    let next = next.encode();
-    let csrf = browser.key.prove(Purpose::Login, &next);
     let mistake = mistake.map(|text| Mistake { text, field: None });
-    let html = pages::login(language, None, &next, &csrf, "", &buttons(app, &next), mistake);
-    browser.page(StatusCode::OK, html, None)
+    let html = login_form(app, browser, next, browser.language(None), "", mistake);
+    browser.passkey_page(StatusCode::OK, html, None)
 }
 
 /// The language that the client of the request behind the login asked for.
@@ -223,4 +314,14 @@ pub(super) async fn show_logged_in(State(app): State<App>, browser: Browser) -> 
         }
         None => ask(&app, &browser, &Next::Done, None),
     }
+}
+
+/// The script of the passkey button.
+#[utoipa::path(
+    get, path = "/oauth/passkey.js", tag = "auth-service",
+    responses((status = 200, description = "A script", content_type = "text/javascript", body = String))
+)]
+pub(super) async fn get_script() -> Response {
+    let headers = [("content-type", "text/javascript; charset=utf-8"), ("cache-control", "public, max-age=3600")];
+    (headers, pages::SCRIPT).into_response()
 }

@@ -83,7 +83,7 @@ pub(super) struct EndQuery {
 #[derive(Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 1, max_length = 60)]
-pub(super) struct DeviceName(String);
+pub(super) struct DeviceName(pub(super) String);
 
 impl TryFrom<String> for DeviceName {
     type Error = &'static str;

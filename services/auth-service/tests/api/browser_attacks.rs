@@ -261,6 +261,10 @@ async fn cookies_and_pages_carry_what_protects_them() {
     for rule in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "style-src 'self'"] {
         assert!(policy.contains(rule), "{policy}");
     }
-    assert!(!policy.contains("script") && !policy.contains("unsafe"), "{policy}");
+    // One script, by its whole address; and none where no passkey is asked for.
+    assert!(policy.contains("; script-src https://kronos.test/oauth/passkey.js; "), "{policy}");
+    assert!(policy.matches("script").count() == 1 && !policy.contains("unsafe"), "{policy}");
+    let plain = auth.client.get("/oauth/authorize?client_id=nobody").await.expect(400);
+    assert!(!plain.header("content-security-policy").unwrap().contains("script"), "{plain}");
     assert_eq!((page.header("x-frame-options"), page.header("cache-control")), (Some("DENY"), Some("no-store")));
 }

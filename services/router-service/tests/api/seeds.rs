@@ -32,6 +32,8 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
     let token = world.issuer.token("u", &[]);
     for (path, service) in [
         ("/auth/check", "auth"),
+        ("/auth/passkeys", "auth"),
+        ("/auth/passkeys/register/begin", "auth"),
         ("/users", "user"),
         ("/roles/x", "user"),
         ("/permissions", "user"),
@@ -60,6 +62,8 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
         "/auth/password-reset",
         "/auth/password-reset/confirm",
         "/auth/verify-email",
+        "/auth/passkeys/login/begin",
+        "/auth/passkeys/login/finish",
         "/nodes/enrol",
         "/nodes/rotate",
         "/oauth/token",
