@@ -102,12 +102,13 @@ pub(crate) async fn begin(
 /// The tokens of a grant. A refresh token if the client may refresh, an ID token if `openid` was granted.
 ///
 /// # Errors
-/// 503 if too many ID tokens wait to be signed.
+/// 503 if too many ID tokens wait to be signed; the database.
 pub(crate) async fn tokens(app: &App, issue: IssueFor<'_>) -> Result<TokenAnswer, Problem> {
     let IssueFor { client, grants, session, generation, scope, nonce, auth_time, amr, acr, resources, dpop_jkt } =
         issue;
     let now = Utc::now();
-    let user = grants.user_id.to_string();
+    let user_id = grants.user_id;
+    let user = user_id.to_string();
     let permissions = scope.permissions_of(client, &grants.permissions);
     let granted = Scope { names: scope.names.clone(), permissions: permissions.clone() }.items().join(" ");
     let username = scope.has("profile").then(|| grants.username.clone());
@@ -123,6 +124,10 @@ pub(crate) async fn tokens(app: &App, issue: IssueFor<'_>) -> Result<TokenAnswer
     let issued = app.issuer.issue(subject, now);
     let id_token = if scope.has("openid") {
         let algorithm = client.id_token_signed_response_alg;
+        let email = match scope.has("email") {
+            true => store::credentials::email(&app.pool, user_id).await?,
+            false => None,
+        };
         let claims = IdClaims {
             iss: app.issuer.name(),
             sub: &user,
@@ -137,6 +142,8 @@ pub(crate) async fn tokens(app: &App, issue: IssueFor<'_>) -> Result<TokenAnswer
             nonce,
             at_hash: access_token_hash(algorithm, &issued.token),
             preferred_username: username.as_deref(),
+            email: email.as_ref().map(|(address, _)| address.as_str()),
+            email_verified: email.as_ref().map(|(_, verified)| *verified),
         };
         Some(app.issuer.sign(algorithm, "JWT", &claims).await?)
     } else {

@@ -9,6 +9,7 @@ use axum::{
 use kronos_common::{
     extract::Json,
     identity::Caller,
+    name,
     problem::{Problem, ProblemBody, Result},
 };
 use serde::Serialize;
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::NO_STORE;
-use crate::App;
+use crate::{App, store};
 
 /// The standard claims (OpenID Connect Core section 5.1).
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -31,6 +32,9 @@ pub(super) struct UserInfo {
     updated_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<String>,
+    /// Whether the person has shown that the address is theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email_verified: Option<bool>,
 }
 
 /// Tells a client who its token speaks of: `profile` brings the names, `email` the address.
@@ -78,6 +82,10 @@ async fn answer(app: &App, caller: &Caller) -> Result<Response> {
             info.updated_at = Some(profile.updated_at.timestamp());
         }
         if scope.contains(&"email") {
+            // What was shown of an address counts for that one alone.
+            let known = store::credentials::email(&app.pool, user_id).await?;
+            let is_same = |email: &str| name::key(email) == name::key(&profile.email);
+            info.email_verified = Some(known.is_some_and(|(email, verified)| verified && is_same(&email)));
             info.email = Some(profile.email);
         }
     }

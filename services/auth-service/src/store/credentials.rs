@@ -40,6 +40,14 @@ pub(crate) async fn by_user(pool: &PgPool, user_id: Uuid) -> sqlx::Result<Option
         .await
 }
 
+/// The person's address, and whether they have shown that it is theirs.
+pub(crate) async fn email(pool: &PgPool, user_id: Uuid) -> sqlx::Result<Option<(String, bool)>> {
+    sqlx::query_as("select email, email_verified_at is not null from credentials where user_id = $1")
+        .bind(user_id)
+        .fetch_optional(pool)
+        .await
+}
+
 /// Removes other users' credentials of that name; says whose.
 pub(crate) async fn displace(
     connection: &mut PgConnection,

@@ -256,3 +256,99 @@ async fn an_account_belongs_to_one_person_who_can_unlink_it() {
     let back = provider.consent(leaving.header("location").unwrap(), json!({}));
     assert!(browser.get(&own_path(&auth, &back)).await.expect(200).text().contains("not linked yet"));
 }
+
+#[tokio::test]
+async fn the_last_way_in_is_not_unlinked() {
+    let (auth, provider) = start().await;
+    let user = auth.user(&[]).await;
+    link(&auth, &provider, &user).await;
+    let owner = auth.client.bearer(auth.login(&user).await.0);
+    let set = "update credentials set password_phc = $2 where user_id = $1";
+    let phc: String = sqlx::query_scalar("select password_phc from credentials where user_id = $1")
+        .bind(user.id)
+        .fetch_one(&auth.pool)
+        .await
+        .unwrap();
+    sqlx::query(set).bind(user.id).bind(None::<String>).execute(&auth.pool).await.unwrap();
+    owner.delete("/auth/links/acme").await.expect_problem(409, "last_way_in");
+    assert_eq!(owner.get("/auth/links").await.expect(200).json().as_array().unwrap().len(), 1);
+    sqlx::query(set).bind(user.id).bind(phc).execute(&auth.pool).await.unwrap();
+    owner.delete("/auth/links/acme").await.expect(204);
+}
+
+/// GitHub as its documentation has it: no discovery, no ID token, a form unless JSON is asked for, a numeric id.
+async fn fake_github() -> (String, Arc<Mutex<Value>>) {
+    let user = Arc::new(Mutex::new(json!({ "id": 583_231, "login": "octocat", "email": "somebody@kronos.test" })));
+    let shown = Arc::clone(&user);
+    let router = Router::new()
+        .route(
+            "/login/oauth/access_token",
+            post(async |headers: axum::http::HeaderMap, Form(form): Form<HashMap<String, String>>| {
+                assert!(headers["accept"].to_str().unwrap().contains("application/json"));
+                // A code that is wrong or used is an answer with status 200.
+                if form["code"] != "good" || form["code_verifier"].len() < 43 {
+                    return Json(json!({ "error": "bad_verification_code", "error_description": "incorrect or expired" }));
+                }
+                Json(json!({ "access_token": "gho_16C7e42F292c6912E7710c838347Ae178B4a", "token_type": "bearer", "scope": "" }))
+            }),
+        )
+        .route(
+            "/user",
+            get(async move |headers: axum::http::HeaderMap| {
+                assert_eq!(headers["authorization"], "Bearer gho_16C7e42F292c6912E7710c838347Ae178B4a");
+                assert!(headers.contains_key("user-agent"), "GitHub refuses who does not say who it is");
+                Json(shown.lock().unwrap().clone())
+            }),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (address, user)
+}
+
+#[tokio::test]
+async fn a_github_account_is_known_by_its_number_and_not_by_its_name() {
+    let (address, account) = fake_github().await;
+    let github = External {
+        name: "github".into(),
+        label: Some("GitHub".into()),
+        kind: ExternalKind::Github,
+        issuer: Some(address.clone()),
+        client_id: "Iv1.8a61f9b3a7aba766".into(),
+        client_secret_file: None,
+    };
+    let auth = TestAuth::start_with(|config| config.external = vec![github]).await;
+    let user = auth.user(&[]).await;
+    let back = |leaving: &str, code: &str| {
+        assert!(leaving.starts_with(&format!("{address}/login/oauth/authorize?")), "{leaving}");
+        let url = url::Url::parse(leaving).unwrap();
+        let asked: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        assert_eq!(
+            (asked["client_id"].as_str(), asked["code_challenge_method"].as_str()),
+            ("Iv1.8a61f9b3a7aba766", "S256")
+        );
+        format!("/oauth/external/github/callback?{}", query(&[("code", code), ("state", &asked["state"])]))
+    };
+    let mut browser = Browser::new(&auth);
+    let question = browser.log_in("/oauth/external/github/link", &user).await.expect(200);
+    let leaving = browser.submit(&question, &[]).await.expect(303);
+    let done = browser.get(&back(leaving.header("location").unwrap(), "good")).await.expect(200);
+    assert!(done.text().contains("is linked"), "{done}");
+
+    let log_in = async |code: &str| {
+        let mut browser = Browser::new(&auth);
+        let leaving = browser.get("/oauth/external/github").await.expect(303);
+        let answer = browser.get(&back(leaving.header("location").unwrap(), code)).await;
+        (answer, browser.get("/oauth/logged_in").await.text().contains(&user.username))
+    };
+    assert!(log_in("good").await.1);
+    let (refused, is_in) = log_in("stolen").await;
+    assert_eq!((refused.status, is_in), (502, false));
+    // Who takes over the name of an account is somebody else; who renames theirs stays who they are.
+    account.lock().unwrap()["id"] = json!(1);
+    assert!(!log_in("good").await.1);
+    *account.lock().unwrap() = json!({ "id": 583_231, "login": "renamed" });
+    assert!(log_in("good").await.1);
+    *account.lock().unwrap() = json!({ "login": "octocat" });
+    assert_eq!(log_in("good").await.0.status, 502);
+}

@@ -5,7 +5,10 @@ use aws_lc_rs::hmac;
 use kronos_testkit::{TestClient, TestResponse};
 use serde_json::{Value, json};
 
-use crate::harness::{PASSWORD, TestAuth, TestUser, claims, tokens};
+use crate::{
+    browser::{Browser, parameters},
+    harness::{PASSWORD, TestAuth, TestUser, claims, tokens},
+};
 
 /// RFC 4648, for tests alone.
 fn unbase32(text: &str) -> Vec<u8> {
@@ -198,4 +201,40 @@ async fn the_desk_removes_lost_factors_by_permission() {
     desk.delete(&path).await.expect(204);
     desk.delete(&path).await.expect_problem(404, "not_found");
     auth.login(&user).await;
+}
+
+#[tokio::test]
+async fn a_browser_is_asked_for_the_second_factor_on_a_page_of_its_own() {
+    let auth = TestAuth::start().await;
+    let (app, user) = (auth.app(json!({ "firstParty": true })).await, auth.user(&[]).await);
+    let (access, _) = auth.login(&user).await;
+    let (secret, codes) = enrol(&auth.client.bearer(&access)).await;
+    let mut browser = Browser::new(&auth);
+    let page = browser.get(&app.authorize(&[])).await.expect(200);
+    let typed = [("username", user.username.as_str()), ("password", PASSWORD)];
+    let second = browser.submit(&page, &typed).await.expect(200);
+    let html = second.text();
+    assert!(html.contains("name=\"code\"") && html.contains("one-time-code"), "{html}");
+    assert!(!html.contains(PASSWORD) && !html.contains("<script"), "{html}");
+    assert!(!second.header("content-security-policy").unwrap().contains("script"), "{second}");
+    assert!(!browser.get("/oauth/logged_in").await.text().contains(&user.username), "half a login is none");
+
+    let wrong = browser.submit(&second, &[("code", "000000")]).await.expect(422);
+    assert!(wrong.text().contains("href=\"#code\""), "{wrong}");
+    // The sealed first step is this browser's alone, and cannot be changed.
+    let mut thief = Browser::new(&auth);
+    thief.get(&app.authorize(&[])).await.expect(200);
+    thief.submit(&second, &[("code", &code(&secret, 0))]).await.expect(400);
+    browser.submit(&second, &[("pending", "AAAA"), ("code", &code(&secret, 0))]).await.expect(400);
+    browser.submit(&second, &[("csrf", "AAAA"), ("code", &code(&secret, 0))]).await.expect(400);
+
+    let answer = browser.submit(&wrong, &[("code", &code(&secret, 0))]).await.expect(303);
+    let code_of_client = parameters(&browser.follow(answer).await)["code"].clone();
+    let tokens = auth.redeem(&app, &code_of_client).await.expect(200).json();
+    assert_eq!(claims(tokens["id_token"].as_str().unwrap())["amr"], json!(["pwd", "otp", "mfa"]));
+    let mut other = Browser::new(&auth);
+    let page = other.get(&app.authorize(&[])).await.expect(200);
+    let second = other.submit(&page, &typed).await.expect(200);
+    let answer = other.submit(&second, &[("recovery_code", &codes[0])]).await.expect(303);
+    parameters(&other.follow(answer).await);
 }

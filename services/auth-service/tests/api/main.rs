@@ -35,4 +35,5 @@ mod registration;
 mod sessions;
 mod throttle;
 mod token;
+mod userinfo;
 mod webauthn;

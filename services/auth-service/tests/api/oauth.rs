@@ -33,10 +33,10 @@ async fn make(auth: &TestAuth, body: Value) -> (String, String) {
 }
 
 /// A key of a client's own.
-struct Key(Ed25519KeyPair);
+pub(crate) struct Key(Ed25519KeyPair);
 
 impl Key {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Ed25519KeyPair::generate().unwrap())
     }
 
@@ -59,7 +59,7 @@ impl Key {
         self.sign(&json!({ "alg": "EdDSA" }), &claims)
     }
 
-    fn proof(&self, method: &str, address: &str, token: Option<&str>) -> String {
+    pub(crate) fn proof(&self, method: &str, address: &str, token: Option<&str>) -> String {
         let header = json!({ "typ": "dpop+jwt", "alg": "EdDSA", "jwk": self.jwk() });
         let now = chrono::Utc::now().timestamp();
         let mut claims = json!({ "htm": method, "htu": address, "iat": now, "jti": Uuid::new_v4() });
