@@ -200,9 +200,17 @@ fn resolve(document: &Value, schema: &Value) -> Value {
 
 /// Paths that any valid token opens, because they concern the caller itself.
 fn is_for_everybody(path: &str) -> bool {
-    ["/auth/logout", "/auth/sessions", "/auth/password", "/auth/factors", "/auth/api-keys", "/auth/links"]
-        .iter()
-        .any(|own| path.starts_with(own))
+    [
+        "/auth/logout",
+        "/auth/sessions",
+        "/auth/password",
+        "/auth/factors",
+        "/auth/passkeys",
+        "/auth/api-keys",
+        "/auth/links",
+    ]
+    .iter()
+    .any(|own| path.starts_with(own))
 }
 
 /// Paths that no token opens but the one that was given with the registration (RFC 7592).
