@@ -54,6 +54,11 @@ async fn kinds_of_events(auth: &TestAuth, like: &str) -> Vec<String> {
     sqlx::query_scalar(statement).bind(like).fetch_all(&auth.pool).await.unwrap()
 }
 
+/// What an attacker changes in what an authenticator says.
+type Attack = Box<dyn Fn(&mut Saying)>;
+/// The same, when it needs to know nothing.
+type Tampering = fn(&mut Saying);
+
 #[tokio::test]
 async fn a_passkey_alone_logs_its_owner_in() {
     for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
@@ -123,7 +128,7 @@ async fn answers_that_are_forged_stale_or_somebody_elses_log_nobody_in() {
     let (_, mine, mut authenticator) = enrolled(&auth, Algorithm::Es256).await;
     let (_, _, mut other) = enrolled(&auth, Algorithm::Es256).await;
     let registering = creation_options(&mine).await["challenge"].clone();
-    let attacks: Vec<(&str, Box<dyn Fn(&mut Saying)>)> = vec![
+    let attacks: Vec<(&str, Attack)> = vec![
         ("another origin", Box::new(|saying| saying.client_data["origin"] = json!("http://127.0.0.1:8081"))),
         ("a longer origin", Box::new(|saying| saying.client_data["origin"] = json!(format!("{ORIGIN}.evil.test")))),
         ("in another's frame", Box::new(|saying| saying.client_data["crossOrigin"] = json!(true))),
@@ -237,7 +242,7 @@ async fn a_registration_must_be_whole() {
     let auth = TestAuth::start().await;
     let user = auth.user(&[]).await;
     let mine = auth.client.bearer(auth.login(&user).await.0);
-    let attacks: Vec<(&str, fn(&mut Saying))> = vec![
+    let attacks: [(&str, Tampering); 6] = [
         ("another origin", |saying| saying.client_data["origin"] = json!("https://evil.test")),
         ("another domain", |saying| saying.rp_id = "localhost".to_owned()),
         ("nobody verified", |saying| saying.flags = UP),
