@@ -178,6 +178,8 @@ fn command(config: &config::Backup) -> anyhow::Result<Command> {
         .arg(format!("--compress={}", config.compression))
         .args(["--verbose", "--no-password", "--lock-wait-timeout=30000"])
         .args(SERVICES.iter().map(|service| format!("--schema={}", service.schema)))
+        // Schemas alone leave out the extension whose operators their indexes use.
+        .arg("--extension=pg_trgm")
         .arg(format!("--dbname={url}"))
         .env("LC_MESSAGES", "C")
         .env("PGAPPNAME", "database-admin backup")
