@@ -66,23 +66,6 @@ async fn a_no_tells_what_is_missing_and_what_comes_nearest() {
 }
 
 #[tokio::test]
-async fn a_no_tells_what_has_ended() {
-    let fixture = Fixture::new().await;
-    fixture.role("guest", &["robots:use"], &[]).await;
-    let user = fixture.user("camille").await;
-    let end = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1500);
-    fixture.give(&user, "guest", json!({"resource": "robot:R-1", "expiresAt": end})).await;
-    let question = "permission=robots:use&resource=robot:R-1";
-    kronos_testkit::wait_until("the assignment ends", async || {
-        fixture.access(&user, question).await["allowed"] == false
-    })
-    .await;
-    let answer = fixture.access(&user, question).await;
-    assert_eq!(answer["missing"]["nearest"][0]["because"], "ended", "{answer}");
-    assert!(answer["why"].to_string().contains("camille had robots:use on robot:R-1 until"), "{answer}");
-}
-
-#[tokio::test]
 async fn the_grants_are_what_tokens_are_made_of() {
     let fixture = Fixture::new().await;
     fixture.role("customer", &["robots:use", "cache:read"], &[]).await;

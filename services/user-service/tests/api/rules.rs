@@ -1,12 +1,15 @@
 //! The rules, as tables.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
+use chrono::{TimeDelta, Utc};
+use serde_json::json;
 use user_service::{
-    rights::{Resource, ResourcePattern, beyond},
+    rights::{Holding, IncludedRole, Person, Resource, ResourcePattern, beyond, judge},
     roles::{Inheritance, PermissionName, PermissionPattern, RoleName, closure, cycle, including},
     users::{DisplayName, Email, Username},
 };
+use uuid::Uuid;
 
 fn inheritance(edges: &[(&str, &[&str])]) -> Inheritance {
     edges
@@ -145,4 +148,21 @@ fn the_patterns_that_cover_a_permission_are_all_of_them() {
     let permission = PermissionName::try_from("logs:read".to_owned()).unwrap();
     let covering: BTreeSet<String> = permission.covering().into_iter().collect();
     assert_eq!(covering, ["*:*", "*:read", "logs:*", "logs:read"].map(str::to_owned).into());
+}
+
+/// Until it is taken away, which is soon.
+#[test]
+fn a_no_tells_what_has_ended() {
+    let now = Utc::now();
+    let person = Person { id: Uuid::nil(), username: "camille".to_owned(), disabled: false, epoch: 3 };
+    let role = IncludedRole { path: vec!["guest".to_owned()], permissions: vec!["robots:use".to_owned()] };
+    let held =
+        Holding { resource: Some("robot:R-1".to_owned()), expires_at: Some(now), group: None, role: Arc::new(role) };
+    let wanted = PermissionName::try_from("robots:use".to_owned()).unwrap();
+    let judged = |at| judge(&person, std::slice::from_ref(&held), &wanted, Some("robot:R-1"), at);
+    assert!(judged(now - TimeDelta::milliseconds(1)).allowed);
+    let answer = judged(now);
+    assert!(!answer.allowed);
+    assert_eq!(json!(answer)["missing"]["nearest"][0]["because"], "ended", "{answer:?}");
+    assert!(answer.why.join("\n").contains("camille had robots:use on robot:R-1 until"), "{answer:?}");
 }
