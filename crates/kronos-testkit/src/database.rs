@@ -18,7 +18,7 @@ const COPY_LOCK: i64 = 0x6b72_6f6e_6f73;
 /// What a killed test process has left is taken away by a later one after this, in seconds.
 const LEFT_OVER_AFTER: u64 = 3600;
 
-/// A database; dropping it drops it.
+/// A database; dropping it drops it, soon. What the end of the process leaves is swept by a later one.
 #[derive(Debug)]
 pub struct TestDatabase {
     name: String,
@@ -93,12 +93,12 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
-        // A thread with its own runtime: the test's may be ending.
-        let dropped = std::thread::spawn(move || {
+        // A thread with its own runtime, for which nobody waits: while the test's runtime stood still here, a connection of
+        // its pool that is logging in would too, and `drop database` waits for that one until it times out.
+        std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("build a runtime");
             runtime.block_on(async { drop_database(&mut admin().await, &name).await });
         });
-        let _ = dropped.join();
     }
 }
 
