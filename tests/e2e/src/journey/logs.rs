@@ -49,6 +49,8 @@ impl Journey<'_> {
         let (_, after) = self.find(&desk, &format!("q={word}&service={robot}")).await?;
         self.done(format!("Elasticsearch finds the robot's line after {after:?}"));
         let since = self.begun.to_rfc3339_opts(SecondsFormat::Millis, true);
+        // The one service that was asked nothing yet.
+        self.admin.get("/db/status").await?.expect(200)?;
         for service in SERVICES {
             self.find(&desk, &format!("service={service}&from={since}")).await?;
         }
