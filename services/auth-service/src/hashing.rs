@@ -1,5 +1,6 @@
-//! The threads that hash passwords: a few of the operating system's own, a bounded queue, a deadline. Under a flood of logins
-//! other requests keep their cores, memory stays flat, and who cannot be served in time is told so at once.
+//! The threads that hash passwords: one of the operating system's own for each core, of low priority, with a bounded queue and a
+//! deadline. They take what others leave: under a flood of logins other requests keep their cores, memory stays flat, and who
+//! cannot be served in time is told so at once.
 
 use std::{
     sync::{
@@ -13,6 +14,7 @@ use std::{
 use anyhow::Context as _;
 use kronos_common::{problem::Problem, service};
 use prometheus::{Histogram, HistogramOpts, IntCounter};
+use rustix::process::setpriority_process;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{sync::oneshot, time};
 
@@ -20,6 +22,8 @@ use crate::{config, password::Hasher, telemetry};
 
 /// What the caller is told to wait when there is no room.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Of a hashing thread: whatever waits for a core gets it within moments, about nine tenths of it for as long as it needs it.
+const NICENESS: i32 = 10;
 
 /// Hands passwords to the threads.
 #[derive(Clone)]
@@ -74,7 +78,7 @@ impl Hashing {
     /// Parameters that argon2 does not allow, or no threads.
     pub(crate) fn start(config: &config::Passwords, context: &service::Context) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.threads == 0 { (cores - 1).max(1) } else { config.threads };
+        let threads = if config.threads == 0 { cores } else { config.threads };
         let (sender, receiver) = sync_channel(config.queue);
         let receiver = Arc::new(Mutex::new(receiver));
         let seconds = HistogramOpts::new(telemetry::PASSWORD_HASH_SECONDS, "Seconds that one password hash takes")
@@ -154,6 +158,10 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
+        // On Linux a priority is a thread's own.
+        if let Err(error) = setpriority_process(None, NICENESS) {
+            tracing::warn!(%error, "passwords are hashed at the priority of everything else");
+        }
         loop {
             let job = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(job) = job else { return };

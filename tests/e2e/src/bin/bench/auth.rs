@@ -19,10 +19,11 @@ use crate::{
 
 const ROUND: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
-const USERS: usize = 40;
-const PASSWORD: &str = "a long enough password 7 for a bench";
+const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const USERS: usize = 40;
+pub(crate) const PASSWORD: &str = "a long enough password 7 for a bench";
 /// Different tokens that are verified and asked about.
-const TOKENS: usize = 1_000;
+pub(crate) const TOKENS: usize = 1_000;
 const REVOCATIONS: usize = 100;
 /// Ten times what is wanted of logins.
 const OVERLOAD_PER_SECOND: f64 = 800.0;
@@ -37,8 +38,24 @@ const GUARDED: [(&str, &str); 7] = [
     ("router-service", "/routes"),
 ];
 
+/// What is compared with a rival: good answers per second, and megabytes after all of them.
+pub(crate) struct Figures {
+    pub(crate) client_credentials: f64,
+    pub(crate) introspection: f64,
+    pub(crate) logins: f64,
+    pub(crate) memory: f64,
+}
+
+/// One kind of load.
+pub(crate) struct Load<'a> {
+    pub(crate) base: &'a str,
+    pub(crate) what: &'a str,
+    pub(crate) connections: usize,
+    pub(crate) warm_up: Duration,
+}
+
 /// Measures it.
-pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
+pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<Figures> {
     let base = platform.service("auth-service")?.url();
     let client = platform.target.clients.get("ouranos-crm").context("no client ouranos-crm")?;
     let basic = format!("Basic {}", STANDARD.encode(format!("{}:{}", client.id, client.secret)));
@@ -54,7 +71,9 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
 
     println!("\nauth-service over HTTP, {ROUNDS} rounds of {} s; good answers per second:", ROUND.as_secs());
     let ask = ask_for_token.clone();
-    measure(&base, "client credentials", 32, 4_000.0, async |connection, _| Ok(connection.send(&ask).await?.0)).await?;
+    let load = |what, connections| Load { base: &base, what, connections, warm_up: WARM_UP };
+    let by_client = async |connection: &mut Connection, _: usize| Ok(connection.send(&ask).await?.0);
+    let client_credentials = measure(load("client credentials", 32), Some(4_000.0), by_client).await?;
     let questions: Vec<Call> = tokens
         .iter()
         .map(|token| Call::form("/oauth/introspect", format!("token={token}")).authorized(&basic))
@@ -64,7 +83,7 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
         next.set((next.get() + 1) % questions.len());
         Ok(connection.send(&questions[next.get()]).await?.0)
     };
-    measure(&base, "introspection (p99 of 38 ms wanted)", 100, 8_000.0, introspect).await?;
+    let introspection = measure(load("introspection (p99 of 38 ms wanted)", 100), Some(8_000.0), introspect).await?;
 
     let users = users(platform).await?;
     let logins: Vec<Call> = users.iter().enumerate().map(|(index, name)| login(name, index)).collect();
@@ -80,9 +99,9 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
         }
         Ok(status)
     };
-    measure(&base, "refresh", 32, 2_000.0, refresh).await?;
+    measure(load("refresh", 32), Some(2_000.0), refresh).await?;
     let log_in = async |connection: &mut Connection, index: usize| Ok(connection.send(&logins[index]).await?.0);
-    measure(&base, "logins", 8, 80.0, log_in).await?;
+    let logins_per_second = measure(load("logins", 8), Some(80.0), log_in).await?;
 
     let bearer = format!("Bearer {}", tokens.first().context("no tokens")?);
     let verify = |token: &String| Call::json("/auth/verify", &json!({ "token": token })).authorized(&bearer);
@@ -95,18 +114,18 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<()> {
         "\nResident after all that: auth-service {auth:.1} MB, user-service {user:.1} MB, together {:.1} MB (at most 100 wanted)",
         auth + user
     );
-    Ok(())
+    Ok(Figures { client_credentials, introspection, logins: logins_per_second, memory: auth + user })
 }
 
-async fn measure(
-    base: &str,
-    what: &str,
-    connections: usize,
-    wanted: f64,
+/// The median of the rounds.
+pub(crate) async fn measure(
+    load: Load<'_>,
+    wanted: Option<f64>,
     work: impl AsyncFn(&mut Connection, usize) -> anyhow::Result<StatusCode>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<f64> {
+    let Load { base, what, connections, warm_up } = load;
     let mut connections = Connection::several(base, connections).await?;
-    run(&mut connections, Duration::from_millis(500), &work).await?;
+    run(&mut connections, warm_up, &work).await?;
     let (begun, processor) = (Instant::now(), own_processor_time()?);
     let mut outcomes = Vec::new();
     for _ in 0..ROUNDS {
@@ -120,14 +139,15 @@ async fn measure(
         .map(|(status, count)| format!("{count} × {status}"))
         .collect();
     let times = Quantiles::of(outcomes.iter().flat_map(|outcome| outcome.times.iter().copied()).collect());
+    let wanted = wanted.map(|wanted| format!(", {:.2} × the {wanted} wanted", rates.median / wanted));
     println!(
-        "  {what:<36} {rates}, {:.2} × the {wanted} wanted; {} connections, {times}; the caller takes {:.0} % of a core {}",
-        rates.median / wanted,
+        "  {what:<36} {rates}{}; {} connections, {times}; the caller takes {:.0} % of a core {}",
+        wanted.unwrap_or_default(),
         connections.len(),
         own * 100.0,
         others.join(", ")
     );
-    Ok(())
+    Ok(rates.median)
 }
 
 /// Others' requests while ten times as many log in as can be served, against the same requests before.
@@ -245,15 +265,15 @@ fn login(username: &str, index: usize) -> Call {
     Call { forwarded_for: Some(format!("203.0.{index}.1")), ..call }
 }
 
-fn good((status, body): (StatusCode, bytes::Bytes)) -> anyhow::Result<Value> {
+pub(crate) fn good((status, body): (StatusCode, bytes::Bytes)) -> anyhow::Result<Value> {
     ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
     serde_json::from_slice(&body).context("read an answer")
 }
 
-fn member(value: &Value, name: &str) -> anyhow::Result<String> {
+pub(crate) fn member(value: &Value, name: &str) -> anyhow::Result<String> {
     text(value, name)
 }
 
-fn mb(kib: u64) -> f64 {
+pub(crate) fn mb(kib: u64) -> f64 {
     kib as f64 / 1_024.0
 }

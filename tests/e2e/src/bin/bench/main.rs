@@ -4,6 +4,7 @@
 mod auth;
 mod gateway;
 mod journey;
+mod keycloak;
 mod load;
 mod verification;
 
@@ -25,6 +26,9 @@ struct Arguments {
     /// For `gateway`: another binary than the platform's own.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// For `auth`: Keycloak too, and how the two compare.
+    #[arg(long)]
+    keycloak: bool,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +36,13 @@ pub(crate) struct Platform {
     #[serde(flatten)]
     pub(crate) target: Target,
     pub(crate) services: BTreeMap<String, Service>,
+    #[serde(default)]
+    pub(crate) stores: BTreeMap<String, Store>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Store {
+    pub(crate) url: String,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +60,10 @@ async fn main() -> anyhow::Result<()> {
     let platform: Platform = serde_json::from_slice(&text).context("read the platform's description")?;
     match arguments.name.as_str() {
         "journey" => journey::journey(&platform).await,
-        "auth" => auth::auth(&platform).await,
+        "auth" => {
+            let figures = auth::auth(&platform).await?;
+            if arguments.keycloak { keycloak::compare(&platform, &figures).await } else { Ok(()) }
+        }
         "gateway" => gateway::gateway(&platform, arguments.binary).await,
         other => bail!("there is no benchmark `{other}`: there are `journey`, `auth` and `gateway`"),
     }
@@ -67,13 +81,17 @@ impl Service {
         if self.api.starts_with("http") { self.api.clone() } else { format!("http://{}", self.api) }
     }
 
-    /// Resident memory, from /proc.
     pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))
-            .with_context(|| format!("read the memory of process {}", self.pid))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        line.split_whitespace().nth(1).context("no number in VmRSS")?.parse().context("read VmRSS")
+        resident_kib(self.pid)
     }
+}
+
+/// Resident memory of a process, from /proc.
+pub(crate) fn resident_kib(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("read the memory of process {pid}"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    line.split_whitespace().nth(1).context("no number in VmRSS")?.parse().context("read VmRSS")
 }
 
 pub(crate) struct Quantiles {
