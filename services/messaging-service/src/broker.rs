@@ -17,6 +17,9 @@ pub(crate) enum SendError {
     /// The broker knows of no such queue, exchange or topic.
     #[error("the broker has nowhere to put the message")]
     Unroutable,
+    /// The queue has as many messages as it may have.
+    #[error("the queue is full")]
+    Full,
     /// Larger than the broker takes.
     #[error("the message is too large for the broker")]
     TooLarge,

@@ -36,6 +36,7 @@ pub struct Topics {
 pub struct Publish {
     pub max_payload_bytes: usize,
     pub max_batch: usize,
+    pub max_pending: i64,
     pub relay_retry_ms: u64,
 }
 
@@ -45,6 +46,7 @@ pub struct Deliver {
     pub ready_rows: i64,
     pub ready_bytes: i64,
     pub window: usize,
+    pub window_bytes: usize,
     pub max_backoff_ms: u64,
     pub remember_seconds: u64,
     pub expiry_interval_ms: u64,

@@ -77,6 +77,7 @@ pub struct Candidate {
     pub attempt: i32,
     pub max_attempts: i32,
     pub backoff_ms: i64,
+    pub max_backoff_ms: Option<i64>,
     pub lease_ms: i64,
 }
 

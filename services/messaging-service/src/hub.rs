@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Deliver,
+    counts::Happened,
     delivery::Receipt,
     kafka::Kafka,
     message::{Delivered, raw, render},
@@ -123,7 +124,7 @@ impl Hubs {
         let subscriber_id = Uuid::now_v7();
         let mut hubs = self.hubs();
         let hub = hubs.entry(group.group_id).or_insert_with(|| self.start(topic, group)).clone();
-        let receiver = hub.seats().add(subscriber_id, principal.to_owned(), window);
+        let receiver = hub.seats().add(subscriber_id, principal.to_owned(), window, self.0.deliver.window_bytes);
         drop(hubs);
         hub.woken.notify_one();
         Subscription { subscriber_id, keep: false, hub, receiver, leavers: self.0.leavers.clone() }
@@ -132,10 +133,7 @@ impl Hubs {
     /// Leases ended, wherever they were held: their subscribers may get more, and what is ready again is handed out.
     pub(crate) fn released(&self, ended: &[Ended], outcome: &str) {
         for end in ended {
-            self.0.metrics.ended.with_label_values(&[&end.kind, outcome]).inc();
-            if end.state == "dead" {
-                self.0.metrics.dead.with_label_values(&[&end.kind]).inc();
-            }
+            self.count(end, outcome);
             let hub = self.hubs().get(&end.group_id).cloned();
             if let Some(subscriber_id) = end.subscriber_id {
                 let here = hub.as_ref().is_some_and(|hub| hub.seats().release(subscriber_id, end.lease_id));
@@ -146,10 +144,33 @@ impl Hubs {
             if let Some(hub) = &hub {
                 hub.woken.notify_one();
             }
-            if end.state == "ready" {
+            if end.state == "ready" || end.ordered {
                 self.0.signals.send(Signal::Ready(end.group_id));
             }
         }
+    }
+
+    fn count(&self, end: &Ended, outcome: &str) {
+        let (metrics, topic) = (&self.0.metrics, (end.topic_id, end.topic.as_str()));
+        metrics.ended.with_label_values(&[&end.kind, outcome]).inc();
+        match end.state.as_str() {
+            "dead" => {
+                metrics.dead.with_label_values(&[&end.kind]).inc();
+                metrics.counts.add(topic, Happened::Dead, 1);
+            }
+            "settled" => {
+                let seconds = (Utc::now() - end.published_at).as_seconds_f64().max(0.0);
+                metrics.acknowledged_seconds.with_label_values(&[&end.kind]).observe(seconds);
+                metrics.counts.add(topic, Happened::Acknowledged, 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Messages were stored for a group, `added` of them new: they may be handed out, here and elsewhere.
+    pub(crate) fn arrived(&self, hub: &Hub, added: u64) {
+        self.0.metrics.counts.add((hub.topic.topic_id, &hub.topic.name), Happened::Arrived, added);
+        self.ready(hub.group.group_id);
     }
 
     /// Messages of a group may be handed out, here and elsewhere.
@@ -292,6 +313,8 @@ impl Hubs {
     fn distribute(&self, hub: &Hub, leased: Vec<Leased>) {
         let kind = hub.topic.kind.as_str();
         let now = Utc::now();
+        let handed_out = leased.len() as u64;
+        self.0.metrics.counts.add((hub.topic.topic_id, &hub.topic.name), Happened::Delivered, handed_out);
         let mut nobodys = Vec::new();
         let mut seats = hub.seats();
         if let Some(last) = leased.last() {
@@ -317,7 +340,7 @@ impl Hubs {
                 published_at: row.published_at,
                 lease_expires_at: Some(row.lease_expires_at),
             });
-            let handed = Handed { receipt, json, lease_expires_at: row.lease_expires_at };
+            let handed = Handed { receipt, bytes: row.payload.len(), json, lease_expires_at: row.lease_expires_at };
             if !seats.hand(row.subscriber_id, handed) {
                 nobodys.push(receipt);
             }

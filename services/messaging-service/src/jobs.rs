@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Deliver,
+    counts::Happened,
     hub::Hubs,
     kafka::Kafka,
     rabbit::Rabbit,
@@ -40,9 +41,12 @@ pub(crate) async fn sweep(store: Store, deliver: Deliver, metrics: Metrics, cont
     let seconds = i64::try_from(deliver.remember_seconds).unwrap_or(i64::MAX);
     let mut ticks = Ticks::new(SWEEP, context);
     while ticks.next().await {
-        for kind in logged(store.drop_expired(BATCH).await).unwrap_or_default() {
-            metrics.ended.with_label_values(&[kind.as_str(), "expired"]).inc();
+        for expired in logged(store.drop_expired(BATCH).await).unwrap_or_default() {
+            metrics.ended.with_label_values(&[expired.kind.as_str(), "expired"]).inc();
+            metrics.counts.add((expired.topic_id, &expired.topic), Happened::Expired, 1);
         }
+        logged(store.fold_counts().await);
+        logged(store.forget_attempts(seconds, BATCH).await);
         while logged(store.forget_settled(seconds, BATCH).await).is_some_and(|forgotten| forgotten > 0) {}
     }
 }

@@ -90,6 +90,11 @@ impl Kafka {
         let name = self.config.name(&topic.kafka_topic());
         let new = NewTopic::new(&name, topic.partitions, TopicReplication::Fixed(self.replication))
             .set("max.message.bytes", "8388608");
+        let retention = topic.retention_ms.map(|ms| ms.to_string());
+        let new = match &retention {
+            Some(retention) => new.set("retention.ms", retention),
+            None => new,
+        };
         let results = self.admin.create_topics([&new], &self.options()).await.context("create Kafka topic")?;
         match results.into_iter().next() {
             Some(Err((_, error))) if error != RDKafkaErrorCode::TopicAlreadyExists => {
@@ -121,14 +126,26 @@ impl Kafka {
     /// # Errors
     /// The broker is away or does not know the topic.
     pub(crate) async fn ends(&self, topic: &Topic) -> anyhow::Result<Vec<Position>> {
+        self.watermarks(topic, |(_, high)| high).await
+    }
+
+    /// Where the topic begins now: the offset of the oldest message that is kept in each partition.
+    ///
+    /// # Errors
+    /// The broker is away or does not know the topic.
+    pub(crate) async fn beginnings(&self, topic: &Topic) -> anyhow::Result<Vec<Position>> {
+        self.watermarks(topic, |(low, _)| low).await
+    }
+
+    async fn watermarks(&self, topic: &Topic, pick: fn((i64, i64)) -> i64) -> anyhow::Result<Vec<Position>> {
         let (producer, name) = (self.producer.clone(), self.config.name(&topic.kafka_topic()));
         let (partitions, timeout) = (topic.partitions, self.config.timeout());
         let ask = move || {
-            let end = |partition| -> anyhow::Result<Position> {
-                let (_, next_offset) = producer.client().fetch_watermarks(&name, partition, timeout)?;
+            let one = |partition| -> anyhow::Result<Position> {
+                let next_offset = pick(producer.client().fetch_watermarks(&name, partition, timeout)?);
                 Ok(Position { partition, next_offset })
             };
-            (0..partitions).map(end).collect()
+            (0..partitions).map(one).collect()
         };
         tokio::task::spawn_blocking(ask).await?
     }

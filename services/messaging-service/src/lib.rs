@@ -6,15 +6,19 @@ mod batch;
 mod broker;
 mod catalog;
 pub mod config;
+mod counts;
 pub mod delivery;
+mod fullness;
 mod hub;
 mod jobs;
 mod kafka;
 pub mod message;
+mod payload_schema;
 mod publish;
 mod rabbit;
 mod reader;
 mod relay;
+pub mod resume;
 mod routes;
 pub mod seats;
 mod signals;
@@ -40,6 +44,7 @@ use crate::{
     delivery::Receipt,
     hub::Hubs,
     kafka::Kafka,
+    payload_schema::Schemas,
     publish::Publisher,
     rabbit::Rabbit,
     signals::{Signal, Signals},
@@ -66,6 +71,7 @@ pub(crate) struct App {
     revocations: Revocations,
     catalog: Catalog,
     publisher: Publisher,
+    schemas: Schemas,
     hubs: Hubs,
     tails: Tails,
     /// Acknowledges: true if it was held.
@@ -107,7 +113,8 @@ impl App {
 
         let catalog = Catalog::new(store.clone());
         let parts = (store.clone(), rabbit.clone(), kafka.clone());
-        let publisher = Publisher::new(store.clone(), rabbit.clone(), kafka.clone(), catalog.clone(), metrics.clone());
+        let most_pending = config.publish.max_pending;
+        let publisher = Publisher::new(parts.clone(), catalog.clone(), metrics.clone(), most_pending);
         relay::start(&publisher, Duration::from_millis(config.publish.relay_retry_ms), &context);
         let signals = Signals::start(store.clone(), instance, &context);
         let hubs = Hubs::new(instance, parts, config.deliver.clone(), (metrics.clone(), signals.clone()), &context);
@@ -127,6 +134,7 @@ impl App {
         let interval_ms = config.deliver.expiry_interval_ms;
         context.spawn("leases", jobs::end_leases(store.clone(), hubs.clone(), interval_ms, context.clone()));
         context.spawn("sweep", jobs::sweep(store.clone(), config.deliver.clone(), metrics.clone(), context.clone()));
+        context.spawn("ledger", metrics.counts.clone().tell(store.clone(), context.clone()));
         context.spawn("beat", jobs::beat(store.clone(), instance, context.clone()));
         context.spawn("retire", jobs::retire(store.clone(), rabbit, kafka, context.clone()));
 
@@ -140,6 +148,7 @@ impl App {
             revocations,
             catalog,
             publisher,
+            schemas: Schemas::default(),
             hubs,
             tails,
             acks,

@@ -2,7 +2,13 @@
 //! the outbox. Messages of one key keep their order across both ways: while one of them waits in the outbox, the later ones
 //! wait behind it.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::http::StatusCode;
 use futures::future::join_all;
@@ -14,6 +20,8 @@ use crate::{
     batch::Batcher,
     broker::{SendError, Suspicion},
     catalog::{self, Catalog},
+    counts::Happened,
+    fullness::Fullness,
     kafka::Kafka,
     message::Message,
     rabbit::Rabbit,
@@ -53,12 +61,21 @@ pub(crate) struct Publisher {
     catalog: Catalog,
     barrier: Batcher<(Uuid, String), bool>,
     outbox: Batcher<Outgoing, ()>,
+    fullness: Fullness,
+    /// Messages in the outbox that may wait for one broker.
+    pub(crate) most_pending: i64,
+    pending: Arc<[AtomicI64; 2]>,
     suspicions: [Suspicion; 2],
     woken: [Arc<Notify>; 2],
 }
 
 impl Publisher {
-    pub(crate) fn new(store: Store, rabbit: Rabbit, kafka: Kafka, catalog: Catalog, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        (store, rabbit, kafka): (Store, Rabbit, Kafka),
+        catalog: Catalog,
+        metrics: Metrics,
+        most_pending: i64,
+    ) -> Self {
         let asked = store.clone();
         let barrier = Batcher::start(LARGEST_BATCH, move |keys: Vec<(Uuid, String)>| {
             let store = asked.clone();
@@ -77,7 +94,21 @@ impl Publisher {
             }
         });
         let (suspicions, woken) = Default::default();
-        Self { store, rabbit, kafka, metrics, catalog, barrier, outbox, suspicions, woken }
+        let (fullness, pending) = Default::default();
+        Self {
+            store,
+            rabbit,
+            kafka,
+            metrics,
+            catalog,
+            barrier,
+            outbox,
+            fullness,
+            most_pending,
+            pending,
+            suspicions,
+            woken,
+        }
     }
 
     /// Publishes messages, in their order; a result for each.
@@ -91,7 +122,7 @@ impl Publisher {
         let channel = if wants_rabbit { Some(self.rabbit.channel().await) } else { None };
         // Polled in their order, and each is handed to its broker's client when first polled.
         let sent = join_all(items.into_iter().zip(direct).map(|(item, direct)| async {
-            let kind = item.topic.kind;
+            let (topic, kind) = (item.topic.clone(), item.topic.kind);
             let result = match direct {
                 Ok(true) => self.send_or_accept(item, channel.as_ref()).await,
                 Ok(false) => self.accept(item).await,
@@ -102,6 +133,9 @@ impl Publisher {
                 Ok(Accepted::Waiting) => "accepted",
                 Err(_) => "refused",
             };
+            let topic = (topic.topic_id, topic.name.as_str());
+            self.metrics.counts.add(topic, Happened::Accepted, u64::from(result.is_ok()));
+            self.metrics.counts.add(topic, Happened::Confirmed, u64::from(outcome == "confirmed"));
             self.metrics.published.with_label_values(&[kind.as_str(), outcome]).inc();
             let seconds = begun.elapsed().as_secs_f64();
             self.metrics.publish_seconds.with_label_values(&[kind.as_str(), outcome]).observe(seconds);
@@ -135,7 +169,17 @@ impl Publisher {
         &self.suspicions[broker as usize]
     }
 
+    /// How many messages wait in the outbox for a broker.
+    pub(crate) fn set_pending(&self, broker: Broker, waiting: i64) {
+        self.pending[broker as usize].store(waiting, Ordering::Relaxed);
+    }
+
     async fn may_go_direct(&self, item: &Outgoing) -> Result<bool> {
+        if let (Kind::Queue, Some(most)) = (item.topic.kind, item.topic.max_length)
+            && !self.fullness.admit(&item.topic, most, (&self.store, &self.rabbit)).await?
+        {
+            return Err(full());
+        }
         if item.delay_ms.is_some() || self.suspicion(item.topic.kind.broker()).is_raised() {
             return Ok(false);
         }
@@ -160,6 +204,7 @@ impl Publisher {
                 let detail = "the broker takes no message of this size: send a smaller payload";
                 return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
             }
+            SendError::Full => return Err(full()),
             SendError::Unconfirmed(_) => self.suspicion(broker).raise(),
             SendError::Unroutable => {
                 self.catalog.forget(&item.topic.name);
@@ -181,7 +226,7 @@ impl Publisher {
                 "neither broker nor database confirmed the message, it may or may not arrive: \
                  publish it again, best with an Idempotency-Key",
             )
-            .with_retry_after(std::time::Duration::from_secs(1))
+            .with_retry_after(Duration::from_secs(1))
             .caused_by(problem),
             _ => problem,
         })
@@ -189,6 +234,11 @@ impl Publisher {
 
     async fn accept(&self, item: Outgoing) -> Result<Accepted> {
         let broker = item.topic.kind.broker();
+        if self.pending[broker as usize].load(Ordering::Relaxed) > self.most_pending {
+            let detail = "the broker is away and the outbox has all the messages that it takes: publish again later";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "outbox_full", detail)
+                .with_retry_after(Duration::from_secs(5)));
+        }
         self.outbox.ask(item).await?;
         self.woken(broker).notify_one();
         Ok(Accepted::Waiting)
@@ -201,4 +251,9 @@ impl Publisher {
             Broker::Rabbit => self.rabbit.declare(topic).await,
         }
     }
+}
+
+fn full() -> Problem {
+    let detail = "as many messages wait in this queue as may (maxLength): publish again when some were taken";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail).with_retry_after(Duration::from_secs(1))
 }

@@ -34,8 +34,22 @@ use crate::{
 
 /// Deliveries that one consumer holds in memory.
 pub(crate) const PREFETCH: u16 = 256;
+/// What a broadcast's log keeps at least, for subscribers that come back; whole segments are deleted.
+pub(crate) const LOG_AGE: Duration = Duration::from_secs(3600);
+const LOG_BYTES: i64 = 512 << 20;
+const LOG_SEGMENT_BYTES: i64 = 16 << 20;
 /// Longest wait for an answer to anything but a publish.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where to begin in a broadcast's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// After all that is there.
+    Now,
+    Offset(i64),
+    /// With what was published since, in seconds since 1970; some that is older may come too.
+    Second(u64),
+}
 
 /// The handle; clones share it.
 #[derive(Clone)]
@@ -96,6 +110,7 @@ impl Rabbit {
         match tokio::time::timeout(self.publishing.confirm_timeout(), confirmed).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(PublishError::Unroutable)) => Err(SendError::Unroutable),
+            Ok(Err(PublishError::Refused)) if topic.max_length.is_some() => Err(SendError::Full),
             Ok(Err(error @ PublishError::Refused)) => Err(SendError::Away(error.to_string())),
             Ok(Err(PublishError::Broken(error))) => Err(SendError::Unconfirmed(error.to_string())),
             Ok(Err(error @ PublishError::Unconfirmed)) => Err(SendError::Unconfirmed(error.to_string())),
@@ -142,13 +157,15 @@ impl Rabbit {
                 Kind::Stream => {}
                 Kind::Queue => {
                     for level in topic.levels() {
-                        declare_quorum(&channel, &topic.level_queue(level)).await?;
+                        declare_quorum(&channel, &topic.level_queue(level), topic).await?;
                     }
                 }
                 Kind::Broadcast => {
                     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
                     let name = topic.exchange().into();
                     channel.exchange_declare(name, ExchangeKind::Fanout, durable, FieldTable::default()).await?;
+                    declare_log(&channel, &topic.log_queue()).await?;
+                    bind(&channel, &topic.log_queue(), &topic.exchange()).await?;
                 }
             }
             Ok(())
@@ -164,7 +181,7 @@ impl Rabbit {
         self.declare(topic).await?;
         self.on_channel(|channel| async move {
             let queue = topic.group_queue(group.group_id);
-            declare_quorum(&channel, &queue).await?;
+            declare_quorum(&channel, &queue, topic).await?;
             bind(&channel, &queue, &topic.exchange()).await
         })
         .await
@@ -226,21 +243,24 @@ impl Rabbit {
         Ok((channel, consumer))
     }
 
-    /// Consumes a broadcast from now on, for this instance's subscribers without group.
+    /// Consumes a broadcast's log, for subscribers without group. Each message must be acknowledged, to get more.
     ///
     /// # Errors
     /// The broker is away or refuses.
-    pub(crate) async fn listen(&self, topic: &Topic) -> anyhow::Result<(Channel, Consumer)> {
+    pub(crate) async fn listen(&self, topic: &Topic, from: From) -> anyhow::Result<(Channel, Consumer)> {
         self.declare(topic).await?;
         let channel = self.consuming.channel().await?;
-        let queue = format!("{}.live.{}", topic.exchange(), Uuid::now_v7().simple());
+        let mut arguments = FieldTable::default();
+        let start = match from {
+            From::Now => AMQPValue::LongString("next".into()),
+            From::Offset(offset) => AMQPValue::LongLongInt(offset),
+            From::Second(second) => AMQPValue::Timestamp(second),
+        };
+        arguments.insert("x-stream-offset".into(), start);
         let listening = async {
-            let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(queue.as_str().into(), own, FieldTable::default()).await?;
-            bind(&channel, &queue, &topic.exchange()).await?;
             channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
-            anyhow::Ok(channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await?)
+            anyhow::Ok(channel.basic_consume(topic.log_queue().into(), "".into(), options, arguments).await?)
         };
         let consumer = tokio::time::timeout(PATIENCE, listening).await??;
         Ok((channel, consumer))
@@ -259,6 +279,15 @@ impl Rabbit {
             result
         };
         tokio::time::timeout(PATIENCE, worked).await?
+    }
+}
+
+/// Where a message is in a broadcast's log.
+pub(crate) fn offset(delivery: &Delivery) -> Option<i64> {
+    match delivery.properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => Some(*offset),
+        AMQPValue::LongInt(offset) => Some(i64::from(*offset)),
+        _ => None,
     }
 }
 
@@ -287,10 +316,35 @@ fn properties(message: &Message) -> BasicProperties {
         .with_headers(headers)
 }
 
-async fn declare_quorum(channel: &Channel, name: &str) -> anyhow::Result<()> {
+async fn declare_quorum(channel: &Channel, name: &str, topic: &Topic) -> anyhow::Result<()> {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    if topic.is_strict() {
+        // Else instances would store what they were dealt in an order of their own.
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    if let Some(max_length) = topic.max_length {
+        // A group that nobody serves must not hold up a broadcast: it keeps the newest.
+        // A queue is refused more before its broker would (see `fullness`), which only stands behind.
+        let (most, overflow) = match topic.kind {
+            Kind::Broadcast => (max_length, "drop-head"),
+            _ => (max_length.saturating_mul(2), "reject-publish"),
+        };
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(most));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString(overflow.into()));
+    }
+    channel.queue_declare(name.into(), durable, arguments).await?;
+    Ok(())
+}
+
+async fn declare_log(channel: &Channel, name: &str) -> anyhow::Result<()> {
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    arguments.insert("x-max-age".into(), AMQPValue::LongString(format!("{}s", LOG_AGE.as_secs()).into()));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(LOG_BYTES));
+    arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(LOG_SEGMENT_BYTES));
     channel.queue_declare(name.into(), durable, arguments).await?;
     Ok(())
 }

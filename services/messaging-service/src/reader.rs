@@ -170,8 +170,9 @@ impl Reader {
                 };
             }
             let last = last.context("the consumer ended")?;
-            self.store.insert_deliveries(self.hub.group.group_id, &batch).await?;
-            self.hubs.ready(self.hub.group.group_id);
+            let ordered = self.hub.topic.is_strict();
+            let added = self.store.insert_deliveries(self.hub.group.group_id, ordered, &batch).await?;
+            self.hubs.arrived(&self.hub, added);
             room.take(&batch);
             last.ack(BasicAckOptions { multiple: true }).await?;
         }
@@ -240,9 +241,10 @@ impl Reader {
             if batch.is_empty() {
                 continue;
             }
-            let stored = self.store.insert_read(group_id, self.instance, &batch, &reached).await?;
-            anyhow::ensure!(stored.is_some(), "another instance reads");
-            self.hubs.ready(group_id);
+            let ordered = self.hub.topic.is_strict();
+            let stored = self.store.insert_read(group_id, self.instance, ordered, &batch, &reached).await?;
+            let added = stored.context("another instance reads")?;
+            self.hubs.arrived(&self.hub, added);
             room.take(&batch);
         }
     }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::SendError,
+    counts::Happened,
     message::Message,
     publish::Publisher,
     store::Store,
@@ -43,6 +44,8 @@ struct Relay {
 enum Pass {
     /// So many went out; there may be more.
     Sent(u64),
+    /// So many went out; the others are of queues that are full.
+    Full(u64),
     /// The broker refused or was silent.
     Failed(SendError),
     /// Nothing was due, or another instance relays.
@@ -59,6 +62,12 @@ impl Relay {
                     self.publisher.suspicion(self.broker).clear();
                     failing = false;
                     continue;
+                }
+                Ok(Pass::Full(count)) => {
+                    self.publisher.metrics.relayed.with_label_values(&[self.broker.as_str()]).inc_by(count);
+                    self.publisher.suspicion(self.broker).clear();
+                    failing = false;
+                    self.retry
                 }
                 Ok(Pass::Failed(error)) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -84,8 +93,9 @@ impl Relay {
     }
 
     async fn until_next(&self) -> Duration {
-        match self.publisher.store.waiting(self.broker).await {
+        match self.publisher.store.waiting(self.broker, self.publisher.most_pending.saturating_add(1)).await {
             Ok((waiting, next_ms)) => {
+                self.publisher.set_pending(self.broker, waiting);
                 self.publisher.metrics.pending.with_label_values(&[self.broker.as_str()]).set(waiting);
                 if waiting == 0 {
                     // No message to try the broker with: the next publish finds out.
@@ -123,9 +133,15 @@ impl Relay {
         }));
         let mut done = Vec::new();
         let mut failure = None;
+        let mut full = false;
         for ((sequence, topic, message), result) in work.iter().zip(sent.await) {
             match result {
-                Ok(()) => done.push(*sequence),
+                Ok(()) => {
+                    done.push(*sequence);
+                    self.publisher.metrics.counts.add((topic.topic_id, &topic.name), Happened::Confirmed, 1);
+                }
+                // The others go on.
+                Err(SendError::Full) => full = true,
                 Err(SendError::TooLarge) => {
                     tracing::error!(message_id = %message.id, topic = topic.name, "broker takes no message of this size");
                     done.push(*sequence);
@@ -141,7 +157,12 @@ impl Relay {
         }
         Store::delete_pending(&mut tx, &done).await?;
         tx.commit().await?;
-        Ok(failure.map_or(Pass::Sent(done.len() as u64), Pass::Failed))
+        let sent = done.len() as u64;
+        Ok(match failure {
+            Some(error) => Pass::Failed(error),
+            None if full => Pass::Full(sent),
+            None => Pass::Sent(sent),
+        })
     }
 
     /// Topics never change; a deleted one's rows are gone with it.

@@ -1,10 +1,14 @@
 //! The HTTP interface: what there is, and who may use it.
 
+mod cloud_event;
 mod deliveries;
+mod failures;
+mod ledger;
 mod publish;
 mod queues;
 mod subscribe;
 mod topics;
+mod websocket;
 
 use axum::extract::DefaultBodyLimit;
 use kronos_common::{idempotency, identity::Permission};
@@ -47,14 +51,18 @@ pub(crate) fn router(app: App) -> OpenApiRouter {
         .routes(routes!(queues::create_queue))
         .routes(routes!(queues::list_queues))
         .routes(routes!(queues::delete_queue))
+        .routes(routes!(queues::show_guarantees))
+        .routes(routes!(ledger::show_ledger))
         .routes(routes!(publish::publish_message))
         .routes(routes!(deliveries::acknowledge_message))
         .routes(routes!(deliveries::retry_message))
         .routes(routes!(deliveries::extend_lease))
+        .routes(routes!(failures::replay_dead_letters))
+        .routes(routes!(failures::show_history))
         .layer(DefaultBodyLimit::max(single))
         .routes(routes!(publish::publish_batch))
         .layer(idempotent)
         .routes(routes!(subscribe::subscribe))
-        .routes(routes!(deliveries::list_dead_letters))
+        .routes(routes!(failures::list_dead_letters))
         .with_state(app)
 }

@@ -16,6 +16,8 @@ const MOST_SEATS: usize = 128;
 #[derive(Debug, Clone)]
 pub struct Handed {
     pub receipt: Receipt,
+    /// Of the payload.
+    pub bytes: usize,
     pub json: String,
     pub lease_expires_at: DateTime<Utc>,
 }
@@ -25,15 +27,31 @@ struct Place {
     subscriber_id: Uuid,
     principal: String,
     window: usize,
-    /// Lease → delivery.
-    held: HashMap<Uuid, i64>,
+    most_bytes: usize,
+    bytes: usize,
+    /// Lease → delivery, and its bytes.
+    held: HashMap<Uuid, (i64, usize)>,
     sender: mpsc::Sender<Handed>,
 }
 
 impl Place {
     fn free(&self) -> usize {
+        // The size of what comes is known when it has come, so the last ones may pass over the cap.
+        if self.bytes >= self.most_bytes {
+            return 0;
+        }
         // Also what it has not yet read: a subscriber that reads nothing gets nothing more, even when its leases end.
         self.window.saturating_sub(self.held.len()).min(self.sender.capacity())
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.len() >= self.window || self.bytes >= self.most_bytes
+    }
+
+    fn forget(&mut self, lease_id: Uuid) -> bool {
+        let held = self.held.remove(&lease_id);
+        self.bytes -= held.map_or(0, |(_, bytes)| bytes);
+        held.is_some()
     }
 }
 
@@ -45,10 +63,17 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// A subscriber that may hold `window` messages at a time.
-    pub fn add(&mut self, subscriber_id: Uuid, principal: String, window: usize) -> mpsc::Receiver<Handed> {
+    /// A subscriber that may hold `window` messages at a time, and `most_bytes`, which the last one may pass over.
+    pub fn add(
+        &mut self,
+        subscriber_id: Uuid,
+        principal: String,
+        window: usize,
+        most_bytes: usize,
+    ) -> mpsc::Receiver<Handed> {
         let (sender, receiver) = mpsc::channel(window.max(1));
-        self.places.push(Place { subscriber_id, principal, window, held: HashMap::new(), sender });
+        let place = Place { subscriber_id, principal, window, most_bytes, bytes: 0, held: HashMap::new(), sender };
+        self.places.push(place);
         receiver
     }
 
@@ -58,7 +83,7 @@ impl Seats {
             return Vec::new();
         };
         let place = self.places.swap_remove(index);
-        place.held.into_iter().map(|(lease_id, delivery_id)| Receipt { delivery_id, lease_id }).collect()
+        place.held.into_iter().map(|(lease_id, (delivery_id, _))| Receipt { delivery_id, lease_id }).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -98,10 +123,11 @@ impl Seats {
         let Some(place) = self.places.iter_mut().find(|place| place.subscriber_id == subscriber_id) else {
             return false;
         };
-        let Receipt { delivery_id, lease_id } = handed.receipt;
+        let (Receipt { delivery_id, lease_id }, bytes) = (handed.receipt, handed.bytes);
         let given = place.sender.try_send(handed).is_ok();
         if given {
-            place.held.insert(lease_id, delivery_id);
+            place.held.insert(lease_id, (delivery_id, bytes));
+            place.bytes += bytes;
         }
         given
     }
@@ -109,7 +135,7 @@ impl Seats {
     /// A lease ended; true if it was held here.
     pub fn release(&mut self, subscriber_id: Uuid, lease_id: Uuid) -> bool {
         let place = self.places.iter_mut().find(|place| place.subscriber_id == subscriber_id);
-        place.is_some_and(|place| place.held.remove(&lease_id).is_some())
+        place.is_some_and(|place| place.forget(lease_id))
     }
 
     /// All subscribers.
@@ -119,7 +145,7 @@ impl Seats {
 
     /// Subscribers that hold as much as they may.
     pub fn full(&self) -> Vec<Uuid> {
-        let full = self.places.iter().filter(|place| place.held.len() >= place.window);
+        let full = self.places.iter().filter(|place| place.is_full());
         full.map(|place| place.subscriber_id).collect()
     }
 
@@ -129,6 +155,7 @@ impl Seats {
         for place in self.places.iter_mut().filter(|place| asked.contains(&place.subscriber_id)) {
             let before = place.held.len();
             place.held.retain(|lease_id, _| held.contains(&(place.subscriber_id, *lease_id)));
+            place.bytes = place.held.values().map(|(_, bytes)| bytes).sum();
             corrected |= place.held.len() < before;
         }
         corrected

@@ -1,6 +1,8 @@
 //! Every SQL statement of this service, by table. It knows no broker and no HTTP.
 
+mod counts;
 mod deliveries;
+mod failures;
 mod groups;
 mod leases;
 mod pending;
@@ -10,7 +12,9 @@ pub use sqlx::Error;
 use sqlx::PgPool;
 
 pub use self::{
-    deliveries::NewDelivery,
+    counts::{Counted, Totals},
+    deliveries::{Expired, NewDelivery},
+    failures::{Copy, DeadFilter, FailedAttempt},
     groups::{Inventory, Position},
     leases::{Ended, Leased, Seat},
     pending::Pending,

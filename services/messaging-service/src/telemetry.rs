@@ -3,7 +3,10 @@
 use kronos_common::service::Context;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
-use crate::topic::{Broker, Kind};
+use crate::{
+    counts::Counts,
+    topic::{Broker, Kind},
+};
 
 /// Messages that were published, by kind of topic and outcome: confirmed, accepted, refused.
 pub(crate) const PUBLISHED: &str = "kronos_messaging_published_total";
@@ -17,6 +20,8 @@ pub(crate) const PENDING: &str = "kronos_messaging_pending";
 pub(crate) const DELIVERED: &str = "kronos_messaging_delivered_total";
 /// Seconds from publish to a message's first hand-out, by kind.
 pub(crate) const DELIVERY_SECONDS: &str = "kronos_messaging_delivery_seconds";
+/// Seconds from publish to acknowledgement, by kind.
+pub(crate) const ACKNOWLEDGED_SECONDS: &str = "kronos_messaging_acknowledged_seconds";
 /// Ends of deliveries, by kind and outcome: acknowledged, retried, lease_ended, handed_back, expired.
 pub(crate) const ENDED: &str = "kronos_messaging_deliveries_ended_total";
 /// Messages that became dead letters, by kind.
@@ -35,9 +40,12 @@ pub(crate) struct Metrics {
     pub(crate) pending: IntGaugeVec,
     pub(crate) delivered: IntCounterVec,
     pub(crate) delivery_seconds: HistogramVec,
+    pub(crate) acknowledged_seconds: HistogramVec,
     pub(crate) ended: IntCounterVec,
     pub(crate) dead: IntCounterVec,
     pub(crate) subscribers: IntGauge,
+    /// By topic.
+    pub(crate) counts: Counts,
 }
 
 impl Metrics {
@@ -60,10 +68,12 @@ impl Metrics {
             ),
             delivered: counter(DELIVERED, "Messages handed to subscribers", &["kind"]),
             delivery_seconds: histogram(DELIVERY_SECONDS, "Seconds from publish to first hand-out", &["kind"]),
+            acknowledged_seconds: histogram(ACKNOWLEDGED_SECONDS, "Seconds from publish to acknowledgement", &["kind"]),
             ended: counter(ENDED, "Deliveries that ended", &["kind", "outcome"]),
             dead: counter(DEAD, "Messages that became dead letters", &["kind"]),
             subscribers: context
                 .register(IntGauge::new(SUBSCRIBERS, "SSE subscribers at this instance").expect("the name is valid")),
+            counts: Counts::register(context),
         };
         for kind in [Kind::Stream, Kind::Queue, Kind::Broadcast] {
             metrics.delivered.with_label_values(&[kind.as_str()]);

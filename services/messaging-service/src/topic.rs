@@ -24,6 +24,39 @@ pub enum Kind {
     Broadcast,
 }
 
+/// Whether a key's messages are handed out one after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ordering {
+    /// A message waits until the earlier ones of its key are acknowledged or dead.
+    Strict,
+    /// In order as far as nothing fails and nobody shares.
+    #[default]
+    Relaxed,
+}
+
+impl Ordering {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+        }
+    }
+}
+
+impl TryFrom<String> for Ordering {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "strict" => Ok(Self::Strict),
+            "relaxed" => Ok(Self::Relaxed),
+            _ => Err(format!("unknown ordering {text}")),
+        }
+    }
+}
+
 /// Which broker holds a kind's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Broker {
@@ -144,6 +177,23 @@ pub struct Topic {
     pub priority_levels: i16,
     /// Streams: how many partitions.
     pub partitions: i32,
+    /// The longest back-off, in milliseconds; the service's own without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_backoff_ms: Option<i64>,
+    /// How long a message is kept, in milliseconds; without: for ever, and in streams as long as the broker is set to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<i64>,
+    /// How many messages may wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<i64>,
+    #[sqlx(try_from = "String")]
+    pub ordering: Ordering,
+    /// A JSON Schema that payloads must match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<serde_json::Value>,
+    /// The topic that gets a copy of each dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<String>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -165,6 +215,11 @@ impl Topic {
         format!("kronos.{}", self.object())
     }
 
+    /// The log in which the broker keeps a broadcast's recent messages.
+    pub fn log_queue(&self) -> String {
+        format!("kronos.{}.log", self.object())
+    }
+
     /// A queue's own queues, one for each level, by level.
     pub fn level_queue(&self, level: i16) -> String {
         format!("kronos.{}.p{level}", self.object())
@@ -173,6 +228,11 @@ impl Topic {
     /// The queue in which the broker keeps a broadcast's messages for a group.
     pub fn group_queue(&self, group_id: Uuid) -> String {
         format!("kronos.{}.g{}", self.object(), group_id.simple())
+    }
+
+    /// Whether a message waits for the earlier ones of its key.
+    pub fn is_strict(&self) -> bool {
+        self.ordering == Ordering::Strict
     }
 
     /// The levels, the most urgent one first.

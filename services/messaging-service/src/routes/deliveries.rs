@@ -1,4 +1,4 @@
-//! What a subscriber says of a message: done, failed, more time. And what was given up.
+//! What a subscriber says of a message: done, failed, more time.
 
 use std::time::Duration;
 
@@ -10,19 +10,16 @@ use chrono::{DateTime, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
     identity::{Allowed, Caller},
-    page::{Cursor, Limit, Page},
     problem::{Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::CanSubscribe;
 use crate::{
     App,
-    delivery::{Candidate, DeadLetter, Id, Meaning, Receipt, backoff, by_message, by_receipt},
-    message::raw,
+    delivery::{Candidate, Id, Meaning, backoff, by_message, by_receipt},
     topic::Between,
 };
 
@@ -35,9 +32,9 @@ const LONGEST_DELAY_MS: i64 = 7 * 24 * 3_600_000;
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// The group, when several hold the message.
-    group: Option<String>,
+    pub(super) group: Option<String>,
     /// Only if this is its current attempt.
-    attempt: Option<i32>,
+    pub(super) attempt: Option<i32>,
 }
 
 /// Why and when to try again. The body may be left out.
@@ -49,6 +46,27 @@ pub(crate) struct Retry {
     delay_ms: Option<Between<0, LONGEST_DELAY_MS>>,
     /// Kept with the message, for whoever reads the dead letters.
     reason: Option<Reason>,
+}
+
+impl Retry {
+    /// # Errors
+    /// 422.
+    pub(super) fn new(delay_ms: Option<i64>, reason: Option<String>) -> Result<Self> {
+        let refused = |pointer: &'static str| move |detail: String| Problem::field(pointer, "out_of_range", detail);
+        Ok(Self {
+            delay_ms: delay_ms.map(Between::try_from).transpose().map_err(refused("/delayMs"))?,
+            reason: reason.map(Reason::try_from).transpose().map_err(str::to_owned).map_err(refused("/reason"))?,
+        })
+    }
+}
+
+impl Extension {
+    /// # Errors
+    /// 422.
+    pub(super) fn new(lease_ms: Option<i64>) -> Result<Self> {
+        let refused = |detail: String| Problem::field("/leaseMs", "out_of_range", detail);
+        Ok(Self { lease_ms: lease_ms.map(Between::try_from).transpose().map_err(refused)? })
+    }
 }
 
 /// At most 1000 characters.
@@ -106,62 +124,6 @@ pub(crate) struct Extended {
     lease_expires_at: DateTime<Utc>,
 }
 
-/// Which dead letters to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ListDeadLetters {
-    /// Only of this topic.
-    topic: Option<String>,
-    /// Only of groups of this name.
-    group: Option<String>,
-    /// How many.
-    #[serde(default)]
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
-    limit: Limit,
-    /// The `nextCursor` of the page before.
-    #[param(value_type = Option<String>)]
-    cursor: Option<Cursor>,
-}
-
-/// A message that was given up.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct DeadLetterItem {
-    message_id: Uuid,
-    /// Replays exactly this group's copy.
-    delivery_id: Option<String>,
-    topic: String,
-    group: String,
-    key: Option<String>,
-    #[schema(value_type = serde_json::Value)]
-    payload: Box<RawValue>,
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    headers: Box<RawValue>,
-    attempts: i32,
-    reason: Option<String>,
-    published_at: DateTime<Utc>,
-    dead_at: DateTime<Utc>,
-}
-
-impl From<DeadLetter> for DeadLetterItem {
-    fn from(row: DeadLetter) -> Self {
-        Self {
-            message_id: row.message_id,
-            delivery_id: row.lease_id.map(|lease_id| Receipt { delivery_id: row.delivery_id, lease_id }.encode()),
-            topic: row.topic,
-            group: row.group_name,
-            key: row.key,
-            payload: raw(&row.payload).to_owned(),
-            headers: raw(row.headers.as_bytes()).to_owned(),
-            attempts: row.attempt,
-            reason: row.reason,
-            published_at: row.published_at,
-            dead_at: row.dead_at,
-        }
-    }
-}
-
 /// Acknowledge a message
 ///
 /// The id is a `deliveryId`, which means exactly that delivery, or a `messageId`, which means the one delivery of it that
@@ -182,19 +144,8 @@ pub(crate) async fn acknowledge_message(
     Path(id): Path<String>,
     Query(which): Query<Which>,
 ) -> Result<StatusCode> {
-    if let Some(Id::Receipt(receipt)) = Id::parse(&id)
-        && app.acks.ask(receipt).await?
-    {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    let held = match find(&app, &allowed.caller, &id, &which).await? {
-        Meaning::Settled => return Ok(StatusCode::NO_CONTENT),
-        Meaning::Held(held) => held,
-        Meaning::Dead(_) => return Err(stale()),
-        other => return Err(refusal(&other)),
-    };
-    let receipt = held.receipt().ok_or_else(stale)?;
-    if app.acks.ask(receipt).await? { Ok(StatusCode::NO_CONTENT) } else { Err(stale()) }
+    acknowledge(&app, &allowed.caller, &id, &which).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Try a message again
@@ -219,17 +170,8 @@ pub(crate) async fn retry_message(
     Query(which): Query<Which>,
     request: Request,
 ) -> Result<(StatusCode, Json<Retried>)> {
-    let retry: Retry = optional(request).await?;
-    let retried = match find(&app, &allowed.caller, &id, &which).await? {
-        Meaning::Held(held) => fail(&app, &held, &retry).await?,
-        Meaning::Dead(dead) => {
-            let delay_ms = retry.delay_ms.map_or(0, Between::get);
-            let due_at = app.store.replay(dead.delivery_id, delay_ms).await?.ok_or_else(stale)?;
-            app.hubs.ready(dead.group_id);
-            Retried { status: RetryStatus::Scheduled, attempt: 0, available_at: Some(due_at) }
-        }
-        other => return Err(refusal(&other)),
-    };
+    let wanted: Retry = optional(request).await?;
+    let retried = retry(&app, &allowed.caller, &id, &which, &wanted).await?;
     Ok((StatusCode::ACCEPTED, Json(retried)))
 }
 
@@ -253,38 +195,57 @@ pub(crate) async fn extend_lease(
     request: Request,
 ) -> Result<Json<Extended>> {
     let extension: Extension = optional(request).await?;
-    let held = match find(&app, &allowed.caller, &id, &which).await? {
+    extend(&app, &allowed.caller, &id, &which, &extension).await.map(Json)
+}
+
+/// As [`acknowledge_message`].
+pub(super) async fn acknowledge(app: &App, caller: &Caller, id: &str, which: &Which) -> Result<()> {
+    if let Some(Id::Receipt(receipt)) = Id::parse(id)
+        && app.acks.ask(receipt).await?
+    {
+        return Ok(());
+    }
+    let held = match find(app, caller, id, which).await? {
+        Meaning::Settled => return Ok(()),
+        Meaning::Held(held) => held,
+        Meaning::Dead(_) => return Err(stale()),
+        other => return Err(refusal(&other)),
+    };
+    let receipt = held.receipt().ok_or_else(stale)?;
+    if app.acks.ask(receipt).await? { Ok(()) } else { Err(stale()) }
+}
+
+/// As [`retry_message`].
+pub(super) async fn retry(app: &App, caller: &Caller, id: &str, which: &Which, retry: &Retry) -> Result<Retried> {
+    match find(app, caller, id, which).await? {
+        Meaning::Held(held) => fail(app, &held, retry).await,
+        Meaning::Dead(dead) => {
+            let delay_ms = retry.delay_ms.map_or(0, Between::get);
+            let replayed = app.store.replay(dead.delivery_id, delay_ms, caller.subject()).await?;
+            let due_at = replayed.ok_or_else(stale)?;
+            app.hubs.ready(dead.group_id);
+            Ok(Retried { status: RetryStatus::Scheduled, attempt: 0, available_at: Some(due_at) })
+        }
+        other => Err(refusal(&other)),
+    }
+}
+
+/// As [`extend_lease`].
+pub(super) async fn extend(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    which: &Which,
+    extension: &Extension,
+) -> Result<Extended> {
+    let held = match find(app, caller, id, which).await? {
         Meaning::Held(held) => held,
         other => return Err(refusal(&other)),
     };
     let receipt = held.receipt().ok_or_else(stale)?;
     let lease_ms = extension.lease_ms.map_or(held.lease_ms, Between::get);
     let lease_expires_at = app.store.extend(receipt, lease_ms).await?.ok_or_else(stale)?;
-    Ok(Json(Extended { lease_expires_at }))
-}
-
-/// List dead letters, the newest first
-#[utoipa::path(
-    get, path = "/dead-letters", tag = "messaging-service", security(("bearer" = [])), params(ListDeadLetters),
-    responses(
-        (status = 200, body = Page<DeadLetterItem>), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-        (status = 404, description = "`unknown_topic`", body = ProblemBody), (status = 503, body = ProblemBody),
-    )
-)]
-pub(crate) async fn list_dead_letters(
-    State(app): State<App>,
-    _: Allowed<CanSubscribe>,
-    Query(list): Query<ListDeadLetters>,
-) -> Result<Json<Page<DeadLetterItem>>> {
-    if let Some(topic) = &list.topic {
-        app.catalog.find(topic).await?;
-    }
-    let before = list.cursor.map(|cursor| cursor.decode()).transpose()?;
-    let (topic, group) = (list.topic.as_deref(), list.group.as_deref());
-    let letters = app.store.dead_letters(topic, group, before, list.limit.fetch()).await?;
-    let page = Page::new(letters, list.limit, |letter| (letter.dead_at, letter.delivery_id));
-    Ok(Json(page.map(DeadLetterItem::from)))
+    Ok(Extended { lease_expires_at })
 }
 
 async fn find(app: &App, caller: &Caller, id: &str, which: &Which) -> Result<Meaning> {
@@ -306,7 +267,9 @@ async fn fail(app: &App, held: &Candidate, retry: &Retry) -> Result<Retried> {
             let attempt = u32::try_from(held.attempt).unwrap_or(1);
             // The tail of a fresh id is random enough to keep what failed together apart.
             let random = f64::from(u32::from_be_bytes(last_bytes(Uuid::new_v4()))) / f64::from(u32::MAX);
-            let wait = backoff(base, app.config.deliver.max_backoff(), attempt, random);
+            let longest = held.max_backoff_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+            let longest = longest.unwrap_or_else(|| app.config.deliver.max_backoff());
+            let wait = backoff(base, longest, attempt, random);
             i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)
         },
         Between::get,
@@ -326,7 +289,7 @@ fn last_bytes(id: Uuid) -> [u8; 4] {
 }
 
 /// A JSON body that may be left out.
-async fn optional<T>(request: Request) -> Result<T>
+pub(super) async fn optional<T>(request: Request) -> Result<T>
 where
     T: serde::de::DeserializeOwned + ToSchema + Default + 'static,
 {

@@ -1,19 +1,26 @@
 //! `POST /publish` and `POST /publish/batch`.
 
-use axum::{extract::State, http::StatusCode};
+use axum::{
+    extract::{FromRequest as _, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use chrono::{SubsecRound as _, TimeDelta, Utc};
 use kronos_common::{
-    extract::Json,
+    extract::{Bytes, Json, Query},
     identity::Allowed,
     problem::{FieldError, Problem, ProblemBody, Result},
     trace,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::CanPublish;
+use super::{
+    CanPublish,
+    cloud_event::{self, Content, Form},
+};
 use crate::{
     App,
     message::{Headers, MAX_HEADER_NAME, MAX_HEADER_VALUE, MAX_HEADERS, MAX_KEY, Message, one_line},
@@ -97,34 +104,79 @@ pub(crate) struct BatchResult {
     problem: Option<ProblemBody>,
 }
 
+/// How to publish a body that says nothing of itself.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+pub(crate) struct PublishQuery {
+    /// The body is then the payload, of any media type, or a CloudEvent.
+    topic: Option<String>,
+    /// As in the JSON form, and so the others.
+    key: Option<String>,
+    #[param(minimum = 0, maximum = 255)]
+    priority: Option<i64>,
+    #[param(minimum = 0)]
+    delay_ms: Option<i64>,
+    #[param(minimum = 1)]
+    ttl_ms: Option<i64>,
+}
+
 /// Publish a message
 ///
 /// 201: its broker has confirmed it. 202: the broker is away or slow, or the message has a delay; it is in the outbox and
 /// will be published under the same id.
+///
+/// With `?topic=` the body is the payload, whatever its media type, or a CloudEvent in one of the HTTP binding's modes: binary
+/// (`ce-*` headers), structured (`application/cloudevents+json`), batched (`application/cloudevents-batch+json`, 207).
 #[utoipa::path(
     post, path = "/publish", tag = "messaging-service", security(("bearer" = [])), request_body = NewMessage,
-    params(("Idempotency-Key" = Option<String>, Header, description = "a repetition gets the first answer again")),
+    params(PublishQuery, ("Idempotency-Key" = Option<String>, Header, description = "a repetition gets the first answer again")),
     responses(
-        (status = 201, body = Published), (status = 202, body = Published), (status = 400, body = ProblemBody),
+        (status = 201, body = Published), (status = 202, body = Published),
+        (status = 207, description = "a batch of CloudEvents", body = PublishedBatch), (status = 400, body = ProblemBody),
         (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
         (status = 404, description = "`unknown_topic`", body = ProblemBody), (status = 409, body = ProblemBody),
         (status = 413, description = "`payload_too_large`", body = ProblemBody), (status = 415, body = ProblemBody),
-        (status = 422, body = ProblemBody), (status = 503, body = ProblemBody),
+        (status = 422, description = "also: against the topic's schema", body = ProblemBody),
+        (status = 429, description = "`queue_full`", body = ProblemBody), (status = 503, body = ProblemBody),
     )
 )]
 pub(crate) async fn publish_message(
     State(app): State<App>,
-    _: Allowed<CanPublish>,
-    Json(new): Json<NewMessage>,
-) -> Result<(StatusCode, Json<Published>)> {
-    let outgoing = prepare(&app, new).await?;
+    allowed: Allowed<CanPublish>,
+    Query(query): Query<PublishQuery>,
+    request: Request,
+) -> Result<Response> {
+    let form = cloud_event::form(request.headers(), query.topic.is_some());
+    if form == Form::Own {
+        let Json(new) = Json::<NewMessage>::from_request(request, &()).await?;
+        return publish_one(&app, prepare(&app, new.into()).await?).await;
+    }
+    let topic = query.topic.clone().ok_or_else(|| {
+        Problem::bad_request("invalid_query", "the body does not say to which topic it goes: pass ?topic=")
+    })?;
+    let headers = request.headers().clone();
+    let Bytes(body) = Bytes::from_request(request, &()).await?;
+    let publisher = allowed.caller.subject();
+    if form == Form::Batch {
+        return publish_events(&app, &topic, &query, &body, publisher).await.map(IntoResponse::into_response);
+    }
+    let content = match form {
+        Form::Structured => cloud_event::of_event(event(&body)?, "")?,
+        _ => cloud_event::of_body(&headers, &body, form == Form::Binary)?,
+    };
+    let outgoing = prepare(&app, Draft::new(topic, content, &query, publisher)).await?;
+    publish_one(&app, outgoing).await
+}
+
+async fn publish_one(app: &App, outgoing: Outgoing) -> Result<Response> {
     let message_id = outgoing.message.id;
     let accepted = app.publisher.publish(vec![outgoing]).await.pop().expect("one result for one message")?;
     let (code, status) = match accepted {
         Accepted::Confirmed => (StatusCode::CREATED, Status::Confirmed),
         Accepted::Waiting => (StatusCode::ACCEPTED, Status::Accepted),
     };
-    Ok((code, Json(Published { message_id, status })))
+    Ok((code, Json(Published { message_id, status })).into_response())
 }
 
 /// Publish several messages
@@ -144,14 +196,38 @@ pub(crate) async fn publish_batch(
     _: Allowed<CanPublish>,
     Json(new): Json<NewMessages>,
 ) -> Result<(StatusCode, Json<PublishedBatch>)> {
-    let most = app.config.publish.max_batch;
-    if new.messages.is_empty() || new.messages.len() > most {
-        return Err(Problem::field("/messages", "too_many", format!("1 to {most} messages")));
-    }
+    check_size(&app, new.messages.len(), "/messages")?;
+    publish_many(&app, new.messages.into_iter().map(|message| Ok(message.into()))).await
+}
+
+async fn publish_events(
+    app: &App,
+    topic: &str,
+    query: &PublishQuery,
+    body: &[u8],
+    publisher: &str,
+) -> Result<(StatusCode, Json<PublishedBatch>)> {
+    let events: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    check_size(app, events.len(), "")?;
+    let drafts = events.into_iter().enumerate().map(|(index, event)| {
+        let content = cloud_event::of_event(event, &format!("/{index}"))?;
+        Ok(Draft::new(topic.to_owned(), content, query, publisher))
+    });
+    publish_many(app, drafts).await
+}
+
+async fn publish_many(
+    app: &App,
+    drafts: impl Iterator<Item = Result<Draft>>,
+) -> Result<(StatusCode, Json<PublishedBatch>)> {
     let mut outgoing = Vec::new();
     let mut results = Vec::new();
-    for message in new.messages {
-        results.push(match prepare(&app, message).await {
+    for draft in drafts {
+        let prepared = match draft {
+            Ok(draft) => prepare(app, draft).await,
+            Err(problem) => Err(problem),
+        };
+        results.push(match prepared {
             Ok(prepared) => {
                 let message_id = Some(prepared.message.id);
                 outgoing.push(prepared);
@@ -171,40 +247,124 @@ pub(crate) async fn publish_batch(
     Ok((StatusCode::MULTI_STATUS, Json(PublishedBatch { results })))
 }
 
+fn check_size(app: &App, messages: usize, at: &str) -> Result<()> {
+    let most = app.config.publish.max_batch;
+    if (1..=most).contains(&messages) {
+        Ok(())
+    } else {
+        Err(Problem::field(at, "too_many", format!("1 to {most} messages")))
+    }
+}
+
+fn event(body: &[u8]) -> Result<&RawValue> {
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::bad_request("malformed_json", format!("the body is not valid JSON: {error}"))
+}
+
+/// A message as asked for, in whatever form.
+pub(crate) struct Draft {
+    pub(crate) topic: String,
+    pub(crate) payload: Box<RawValue>,
+    /// Of the payload before any encoding, in bytes.
+    pub(crate) size: usize,
+    pub(crate) key: Option<String>,
+    pub(crate) priority: i64,
+    pub(crate) delay_ms: Option<i64>,
+    pub(crate) ttl_ms: Option<i64>,
+    pub(crate) headers: Headers,
+    /// Publisher, and an event's source and id.
+    pub(crate) identity: Option<(String, (String, String))>,
+}
+
+impl Draft {
+    fn new(topic: String, content: Content, query: &PublishQuery, publisher: &str) -> Self {
+        Self {
+            topic,
+            payload: content.payload,
+            size: content.size,
+            key: query.key.clone().or(content.key),
+            priority: query.priority.unwrap_or(0),
+            delay_ms: query.delay_ms,
+            ttl_ms: query.ttl_ms,
+            headers: content.headers,
+            identity: content.identity.map(|identity| (publisher.to_owned(), identity)),
+        }
+    }
+}
+
+impl From<NewMessage> for Draft {
+    fn from(new: NewMessage) -> Self {
+        Self {
+            topic: new.topic,
+            size: new.payload.get().len(),
+            payload: new.payload,
+            key: new.key,
+            priority: new.priority.map_or(0, Between::get),
+            delay_ms: new.delay_ms.map(Between::get),
+            ttl_ms: new.ttl_ms.map(Between::get),
+            headers: new.headers.unwrap_or_default(),
+            identity: None,
+        }
+    }
+}
+
 fn refused(problem: &Problem) -> BatchResult {
     BatchResult { status: Status::Refused, message_id: None, problem: Some(problem.body()) }
 }
 
-async fn prepare(app: &App, new: NewMessage) -> Result<Outgoing> {
-    let topic = app.catalog.find(&new.topic).await?;
+/// Makes a message of a draft, if it may be one.
+///
+/// # Errors
+/// 404 `unknown_topic`, 413 `payload_too_large`, 422.
+pub(crate) async fn prepare(app: &App, draft: Draft) -> Result<Outgoing> {
+    let topic = app.catalog.find(&draft.topic).await?;
     let most = app.config.publish.max_payload_bytes;
-    if new.payload.get().len() > most {
+    if draft.size > most {
         let detail = format!("a payload has at most {most} bytes: send a reference to what is larger");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
     }
-    let headers = new.headers.unwrap_or_default();
-    let priority = new.priority.map_or(0, Between::get);
     let mut errors = Vec::new();
-    if new.key.as_ref().is_some_and(|key| key.len() > MAX_KEY || key.contains('\0')) {
+    if draft.key.as_ref().is_some_and(|key| key.len() > MAX_KEY || key.contains('\0')) {
         errors.push(FieldError::new("/key", "wrong_form", format!("at most {MAX_KEY} bytes, none of them zero")));
     }
-    if priority > 0 && topic.kind != Kind::Queue {
+    if draft.priority > 0 && topic.kind != Kind::Queue {
         errors.push(FieldError::new("/priority", "not_for_this_kind", "only queues have priorities: remove it"));
     }
-    check_headers(&headers, &mut errors);
+    let within = |value: Option<i64>, least| value.is_none_or(|value| (least..=LONGEST_MS).contains(&value));
+    for (pointer, good, from, to) in [
+        ("/priority", (0..=255).contains(&draft.priority), 0, 255),
+        ("/delayMs", within(draft.delay_ms, 0), 0, LONGEST_MS),
+        ("/ttlMs", within(draft.ttl_ms, 1), 1, LONGEST_MS),
+    ] {
+        if !good {
+            errors.push(FieldError::new(pointer, "out_of_range", format!("from {from} to {to}")));
+        }
+    }
+    check_headers(&draft.headers, &mut errors);
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
+    app.schemas.check(&topic, draft.payload.get().as_bytes(), "/payload")?;
     let now = Utc::now().trunc_subsecs(6);
-    let delay_ms = new.delay_ms.map(Between::get).filter(|delay_ms| *delay_ms > 0);
+    let delay_ms = draft.delay_ms.filter(|delay_ms| *delay_ms > 0);
+    let kept_ms = match topic.kind {
+        Kind::Stream => draft.ttl_ms,
+        _ => [draft.ttl_ms, topic.retention_ms].into_iter().flatten().min(),
+    };
     let message = Message {
-        id: Uuid::now_v7(),
-        key: new.key,
-        payload: one_line(new.payload.get().as_bytes()),
-        headers: serde_json::to_string(&headers).expect("a map of strings serialises"),
-        priority: i16::try_from(priority).expect("the type ends at 255"),
+        id: match &draft.identity {
+            Some((publisher, event)) => cloud_event::message_id(topic.topic_id, publisher, event),
+            None => Uuid::now_v7(),
+        },
+        key: draft.key,
+        payload: one_line(draft.payload.get().as_bytes()),
+        headers: serde_json::to_string(&draft.headers).expect("a map of strings serialises"),
+        priority: i16::try_from(draft.priority).expect("checked above"),
         published_at: now,
-        expires_at: new.ttl_ms.map(|ttl_ms| now + TimeDelta::milliseconds(ttl_ms.get() + delay_ms.unwrap_or(0))),
+        expires_at: kept_ms.map(|kept_ms| now + TimeDelta::milliseconds(kept_ms + delay_ms.unwrap_or(0))),
         traceparent: trace::current().map(|context| context.to_string()),
     };
     Ok(Outgoing { topic, message, delay_ms })

@@ -1,10 +1,13 @@
-//! `GET /subscribe/{topic}`: messages as server-sent events (WHATWG HTML, section 9.2), or by long poll.
+//! `GET /subscribe/{topic}`: messages as server-sent events (WHATWG HTML, section 9.2), over a WebSocket, or by long poll.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
-    http::StatusCode,
+    extract::{
+        State,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderMap, StatusCode, header},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event, KeepAlive},
@@ -23,7 +26,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::CanSubscribe;
+use super::{CanSubscribe, websocket};
 use crate::{
     App, catalog,
     hub::Subscription,
@@ -33,7 +36,7 @@ use crate::{
 };
 
 /// How often a stream's token is looked at again: it may have ended or been revoked.
-const TOKEN_LOOK: Duration = Duration::from_secs(1);
+pub(super) const TOKEN_LOOK: Duration = Duration::from_secs(1);
 /// Most messages of one poll, and the largest window.
 const MOST: usize = 500;
 /// Messages of one poll unless it asks otherwise.
@@ -49,9 +52,9 @@ pub(crate) struct SubscribeQuery {
     /// Subscribers of one group share its messages and acknowledge them. A queue is one group, whatever is said here.
     #[param(value_type = Option<String>)]
     group: Option<Name>,
-    /// `sse` (default) or `poll`.
+    /// `sse` (default) or `poll`. A request to upgrade to a WebSocket needs none.
     mode: Option<Mode>,
-    /// SSE: how many unacknowledged messages at a time. Poll: how many at most.
+    /// SSE and WebSocket: how many unacknowledged messages at a time. Poll: how many at most.
     #[param(minimum = 1, maximum = 500)]
     max: Option<usize>,
     /// Poll: how long to wait for the first message, in milliseconds.
@@ -59,6 +62,10 @@ pub(crate) struct SubscribeQuery {
     wait_ms: Option<u64>,
     /// Streams: where a new group, or a subscriber without one, begins. A group by default `earliest`, others `latest`.
     from: Option<From>,
+    /// Without group: go on after this event, as with the header `Last-Event-ID`.
+    last_event_id: Option<String>,
+    /// WebSocket: how many messages may be sent until a `credit` frame allows more.
+    credit: Option<u64>,
 }
 
 /// How messages are handed over.
@@ -87,12 +94,17 @@ pub(crate) struct Polled {
 
 /// Subscribe to a topic
 ///
-/// Each event's data is one message. `event: gap` tells a subscriber without group that messages may be missing. Without
-/// messages there is a comment now and then; the last comment says why the stream ends.
+/// Each event's data is one message. Without group, its `id` is where to go on, with `Last-Event-ID`, at any instance;
+/// `event: gap` tells that messages may be missing. Without messages there is a comment now and then; the last comment says
+/// why the stream ends.
+///
+/// A WebSocket gets `{"type":"message", …}` and may send `{"type":"ack","id"}`, `{"type":"retry","id","delayMs"?,"reason"?}`,
+/// `{"type":"extend","id","leaseMs"?}` and `{"type":"credit","messages"}`.
 #[utoipa::path(
     get, path = "/subscribe/{topic}", tag = "messaging-service", security(("bearer" = [])),
-    params(("topic" = String, Path), SubscribeQuery),
+    params(("topic" = String, Path), SubscribeQuery, ("Last-Event-ID" = Option<String>, Header, description = "an event's id")),
     responses(
+        (status = 101, description = "a WebSocket"),
         (status = 200, description = "`text/event-stream`, or with mode=poll JSON", body = Polled),
         (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
         (status = 404, description = "`unknown_topic`", body = ProblemBody), (status = 503, body = ProblemBody),
@@ -103,7 +115,15 @@ pub(crate) async fn subscribe(
     allowed: Allowed<CanSubscribe>,
     Path(name): Path<String>,
     Query(query): Query<SubscribeQuery>,
+    upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    headers: HeaderMap,
 ) -> Result<Response> {
+    let upgrade = match upgrade {
+        Err(rejection) if headers.contains_key(header::SEC_WEBSOCKET_KEY) => {
+            return Err(Problem::bad_request("invalid_upgrade", rejection.to_string()));
+        }
+        upgrade => upgrade.ok(),
+    };
     let topic = app.catalog.find(&name).await?;
     if query.max.is_some_and(|max| !(1..=MOST).contains(&max)) {
         return Err(Problem::bad_request("invalid_query", format!("max is 1 to {MOST}")));
@@ -112,15 +132,25 @@ pub(crate) async fn subscribe(
         return Err(Problem::bad_request("invalid_query", "only streams can be read from a place: leave `from` out"));
     }
     let group = group(&app, &topic, &query).await?;
-    match (query.mode.unwrap_or(Mode::Sse), group) {
-        (Mode::Poll, Some(group)) => poll(&app, &topic, &group, &allowed.caller, &query).await,
-        (Mode::Poll, None) => Err(Problem::bad_request(
-            "group_required",
-            "without a group nobody keeps what comes between two polls: pass ?group=",
-        )),
-        (Mode::Sse, Some(group)) => share(&app, &topic, &group, allowed.caller, &query).await,
-        (Mode::Sse, None) => listen(&app, &topic, allowed.caller, &query).await,
+    if query.mode == Some(Mode::Poll) && upgrade.is_none() {
+        let group = group.ok_or_else(|| {
+            let detail = "without a group nobody keeps what comes between two polls: pass ?group=";
+            Problem::bad_request("group_required", detail)
+        })?;
+        return poll(&app, &topic, &group, &allowed.caller, &query).await;
     }
+    let seat = Seat::take(&app, allowed.caller)?;
+    let source = match group {
+        Some(group) => share(&app, &topic, &group, &seat, &query).await?,
+        None => {
+            let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+            listen(&app, &topic, &query, query.last_event_id.as_deref().or(last)).await?
+        }
+    };
+    Ok(match upgrade {
+        Some(upgrade) => websocket::respond(upgrade, seat, source, query.credit),
+        None => respond(&app, seat, source),
+    })
 }
 
 /// The group that is asked for, made if it is new; `None`: without group.
@@ -184,36 +214,29 @@ async fn poll(
     Ok(Json(Polled { messages }).into_response())
 }
 
-/// SSE, in a group.
-async fn share(
-    app: &App,
-    topic: &Arc<Topic>,
-    group: &Group,
-    caller: Caller,
-    query: &SubscribeQuery,
-) -> Result<Response> {
-    let seat = Seat::take(app, caller)?;
+/// In a group.
+async fn share(app: &App, topic: &Arc<Topic>, group: &Group, seat: &Seat, query: &SubscribeQuery) -> Result<Source> {
     let window = query.max.unwrap_or(app.config.deliver.window);
     let subscription = app.hubs.join(topic, group, seat.caller.subject(), window);
     let inserted = app.store.insert_subscriber(subscription.subscriber_id, group.group_id, app.instance).await;
     inserted.on_constraint("subscribers_group_id_fkey", catalog::unknown())?;
-    Ok(respond(app, seat, Source::Group(subscription)))
+    Ok(Source::Group(subscription))
 }
 
-/// SSE, without group.
-async fn listen(app: &App, topic: &Arc<Topic>, caller: Caller, query: &SubscribeQuery) -> Result<Response> {
-    let seat = Seat::take(app, caller)?;
-    let listener = match query.from {
-        Some(From::Earliest) => app.tails.replay(topic)?,
-        _ => app.tails.listen(topic).await?,
+/// Without group.
+async fn listen(app: &App, topic: &Arc<Topic>, query: &SubscribeQuery, last: Option<&str>) -> Result<Source> {
+    let listener = match (last, query.from) {
+        (Some(token), _) => app.tails.resume(topic, token).await?,
+        (None, Some(From::Earliest)) => app.tails.replay(topic).await?,
+        (None, _) => app.tails.listen(topic).await?,
     };
-    Ok(respond(app, seat, Source::All(listener)))
+    Ok(Source::All(listener))
 }
 
-/// One of the SSE subscribers that this instance has room for.
-struct Seat {
-    caller: Caller,
-    app: App,
+/// One of the SSE and WebSocket subscribers that this instance has room for.
+pub(super) struct Seat {
+    pub(super) caller: Caller,
+    pub(super) app: App,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -228,7 +251,8 @@ impl Seat {
         Ok(Self { caller, app: app.clone(), _permit: permit })
     }
 
-    fn may_stay(&self) -> bool {
+    /// Whether its token is still good.
+    pub(super) fn may_stay(&self) -> bool {
         let claims = &self.caller.claims;
         claims.exp > Utc::now().timestamp() && !self.app.revocations.is_revoked(claims)
     }
@@ -240,15 +264,26 @@ impl Drop for Seat {
     }
 }
 
-enum Source {
+/// Where a subscriber's messages come from.
+pub(super) enum Source {
     Group(Subscription),
     All(Listener),
 }
 
 impl Source {
-    async fn next(&mut self) -> Option<Tailed> {
+    /// Where it begins, as a resume token; groups have none.
+    pub(super) fn begins(&self) -> Option<&str> {
         match self {
-            Self::Group(subscription) => subscription.next().await.map(|handed| Tailed::Message(handed.json.into())),
+            Self::Group(_) => None,
+            Self::All(listener) => Some(&listener.begins),
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Tailed> {
+        match self {
+            Self::Group(subscription) => {
+                subscription.next().await.map(|handed| Tailed::Message { json: handed.json.into(), token: None })
+            }
             Self::All(listener) => listener.next().await,
         }
     }
@@ -270,7 +305,12 @@ fn events(seat: Seat, source: Source) -> impl Stream<Item = std::result::Result<
     stream::unfold(Stage::Begin(seat, source), |stage| async {
         let (seat, mut source) = match stage {
             Stage::Begin(seat, source) => {
-                return Some((Ok(Event::default().comment("subscribed")), Stage::Go(seat, source)));
+                let hello = Event::default().comment("subscribed");
+                let hello = match source.begins() {
+                    Some(token) => hello.id(token),
+                    None => hello,
+                };
+                return Some((Ok(hello), Stage::Go(seat, source)));
             }
             Stage::Go(seat, source) => (seat, source),
             Stage::End => return None,
@@ -287,7 +327,8 @@ fn events(seat: Seat, source: Source) -> impl Stream<Item = std::result::Result<
                 },
                 next = source.next() => {
                     let event = match next {
-                        Some(Tailed::Message(json)) => Event::default().data(json),
+                        Some(Tailed::Message { json, token: Some(token) }) => Event::default().id(token).data(json),
+                        Some(Tailed::Message { json, token: None }) => Event::default().data(json),
                         Some(Tailed::Gap) => Event::default().event("gap").data("{}"),
                         None => return Some((Ok(Event::default().comment("closing: subscribe again")), Stage::End)),
                     };

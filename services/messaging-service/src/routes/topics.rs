@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::{CanManageTopics, CanReadTopics};
 use crate::{
-    App, jobs,
+    App, jobs, payload_schema,
     signals::Signal,
-    topic::{Between, Broker, Kind, Name, Topic},
+    topic::{Between, Broker, Kind, Name, Ordering, Topic},
 };
 
 /// Attempts; a back-off; a lease; levels; partitions: what each may be.
@@ -27,6 +27,10 @@ type Backoff = Between<0, 3_600_000>;
 type Lease = Between<100, 43_200_000>;
 type Levels = Between<1, 10>;
 type Partitions = Between<1, 64>;
+type LongestBackoff = Between<1, 604_800_000>;
+/// Up to ten years.
+type Retention = Between<1000, 315_360_000_000>;
+type Length = Between<1, 1_000_000_000>;
 
 /// A topic to be made. What is left out gets the service's defaults.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -49,6 +53,25 @@ pub(crate) struct NewTopic {
     /// Streams: how many partitions.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 64)]
     pub(crate) partitions: Option<Partitions>,
+    /// The longest back-off, in milliseconds.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 604_800_000)]
+    pub(crate) max_backoff_ms: Option<LongestBackoff>,
+    /// How long a message is kept, in milliseconds. In a stream whether it was read or not, and in whole segments; elsewhere
+    /// until a subscriber of a group takes it.
+    #[schema(value_type = Option<i64>, minimum = 1000, maximum = 315_360_000_000_i64)]
+    pub(crate) retention_ms: Option<Retention>,
+    /// Queues: how many messages may wait; more are refused (429 `queue_full`). Broadcasts: how many the broker keeps for a
+    /// group; the oldest make room. Streams have none.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000_000)]
+    pub(crate) max_length: Option<Length>,
+    /// `strict`: a message is handed out after the earlier ones of its key are acknowledged or dead. `relaxed` by default.
+    pub(crate) ordering: Option<Ordering>,
+    /// A JSON Schema (draft 2020-12 unless it says otherwise) that payloads must match; at most 64 KiB, references within it
+    /// alone.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub(crate) schema: Option<serde_json::Value>,
+    /// A topic that gets a copy of each dead letter. It must be there, and have no such topic itself.
+    pub(crate) dead_letter: Option<Name>,
 }
 
 /// Which topics to list.
@@ -139,7 +162,7 @@ pub(crate) async fn delete_topic(
 
 /// Creates the topic at its broker, then its record: what is left of a failed attempt has a name that nobody uses again.
 pub(crate) async fn create(app: &App, new: NewTopic) -> Result<Topic> {
-    let topic = complete(app, new)?;
+    let topic = complete(app, new).await?;
     let exists =
         || Problem::conflict("topic_exists", "there is a topic of this name: choose another one, or delete it first");
     if app.store.topic_by_name(&topic.name).await?.is_some() {
@@ -174,7 +197,7 @@ pub(crate) async fn delete(app: &App, topic: &Topic) -> Result<StatusCode> {
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn complete(app: &App, new: NewTopic) -> Result<Topic> {
+async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
     let mut errors = Vec::new();
     let mut only_for = |kind: Kind, pointer: &str, given: bool| {
         if given && new.kind != kind {
@@ -184,6 +207,24 @@ fn complete(app: &App, new: NewTopic) -> Result<Topic> {
     };
     only_for(Kind::Queue, "/priorityLevels", new.priority_levels.is_some_and(|levels| levels.get() > 1));
     only_for(Kind::Stream, "/partitions", new.partitions.is_some_and(|partitions| partitions.get() > 1));
+    if new.kind == Kind::Stream && new.max_length.is_some() {
+        let detail = "a stream is limited by time: remove it, or use retentionMs";
+        errors.push(FieldError::new("/maxLength", "not_for_this_kind", detail));
+    }
+    if new.ordering == Some(Ordering::Strict) && new.priority_levels.is_some_and(|levels| levels.get() > 1) {
+        let detail = "priorities break the order: leave them out, or choose relaxed";
+        errors.push(FieldError::new("/ordering", "not_with_priorities", detail));
+    }
+    if let Some(fault) = new.schema.as_ref().and_then(payload_schema::fault) {
+        errors.push(FieldError::new("/schema", "invalid_schema", fault));
+    }
+    if let Some(target) = &new.dead_letter {
+        let found = app.store.topic_by_name(target.as_str()).await?;
+        if found.is_none_or(|found| found.dead_letter.is_some()) {
+            let detail = "there must be such a topic, without a dead-letter topic of its own: create it first";
+            errors.push(FieldError::new("/deadLetter", "unknown_topic", detail));
+        }
+    }
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
@@ -203,6 +244,12 @@ fn complete(app: &App, new: NewTopic) -> Result<Topic> {
             Kind::Stream => new.partitions.map_or(defaults.partitions, |number| narrow(number.get())),
             Kind::Queue | Kind::Broadcast => 1,
         },
+        max_backoff_ms: new.max_backoff_ms.map(Between::get),
+        retention_ms: new.retention_ms.map(Between::get),
+        max_length: new.max_length.map(Between::get),
+        ordering: new.ordering.unwrap_or_default(),
+        schema: new.schema,
+        dead_letter: new.dead_letter.map(|name| name.as_str().to_owned()),
         created_at: Utc::now().trunc_subsecs(6),
     })
 }

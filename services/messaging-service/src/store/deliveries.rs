@@ -10,18 +10,31 @@ use crate::{
     message::Message,
 };
 
+/// The topic of a message that expired.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Expired {
+    pub topic_id: Uuid,
+    pub topic: String,
+    pub kind: String,
+}
+
 /// A message that a broker handed over.
 pub type NewDelivery = Message;
 
 impl Store {
-    /// Stores messages for a group, those it already had left out. Committed on return: the broker may forget them. Gives
+    /// Stores messages for a group, those it already had left out; `ordered`: each waits for the earlier ones of its key. Committed on return: the broker may forget them. Gives
     /// how many were new.
     ///
     /// # Errors
     /// Constraint `deliveries_group_id_fkey`: the topic was deleted.
-    pub async fn insert_deliveries(&self, group_id: Uuid, messages: &[NewDelivery]) -> Result<u64, Error> {
+    pub async fn insert_deliveries(
+        &self,
+        group_id: Uuid,
+        ordered: bool,
+        messages: &[NewDelivery],
+    ) -> Result<u64, Error> {
         let mut tx = self.pool.begin().await?;
-        let added = insert(&mut tx, group_id, messages).await?;
+        let added = insert(&mut tx, group_id, ordered, messages).await?;
         tx.commit().await?;
         Ok(added)
     }
@@ -35,6 +48,7 @@ impl Store {
         &self,
         group_id: Uuid,
         reader: Uuid,
+        ordered: bool,
         messages: &[NewDelivery],
         positions: &[Position],
     ) -> Result<Option<u64>, Error> {
@@ -44,7 +58,7 @@ impl Store {
         if fence.bind(group_id).bind(reader).fetch_optional(&mut *tx).await?.is_none() {
             return Ok(None);
         }
-        let added = insert(&mut tx, group_id, messages).await?;
+        let added = insert(&mut tx, group_id, ordered, messages).await?;
         let (partitions, offsets) = split(positions);
         sqlx::query(
             "insert into stream_positions (group_id, partition, next_offset) \
@@ -68,7 +82,7 @@ impl Store {
         sqlx::query_as::<_, Candidate>(
             "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
                     d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
-                    t.max_attempts, t.backoff_ms, t.lease_ms \
+                    t.max_attempts, t.backoff_ms, t.max_backoff_ms, t.lease_ms \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
              where d.delivery_id = $1",
         )
@@ -85,7 +99,7 @@ impl Store {
         sqlx::query_as::<_, Candidate>(
             "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
                     d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
-                    t.max_attempts, t.backoff_ms, t.lease_ms \
+                    t.max_attempts, t.backoff_ms, t.max_backoff_ms, t.lease_ms \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
              where d.message_id = $1",
         )
@@ -123,29 +137,12 @@ impl Store {
         .await
     }
 
-    /// Gives a dead letter all its attempts again. `None`: it is dead no more.
+    /// Settles what nobody took before it expired; gives the topics, one for each message.
     ///
     /// # Errors
     /// Those of the statement.
-    pub async fn replay(&self, delivery_id: i64, delay_ms: i64) -> Result<Option<DateTime<Utc>>, Error> {
-        let row: Option<(DateTime<Utc>,)> = sqlx::query_as(
-            "update deliveries set state = 'ready', attempt = 0, lease_id = null, principal = null, subscriber_id = null, \
-                    expires_at = null, due_at = now() + $2::float8 * interval '1 ms' \
-             where delivery_id = $1 and state = 'dead' returning due_at",
-        )
-        .bind(delivery_id)
-        .bind(delay_ms)
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(row.map(|(due_at,)| due_at))
-    }
-
-    /// Settles what nobody took before it expired; gives the topics' kinds, one for each message.
-    ///
-    /// # Errors
-    /// Those of the statement.
-    pub async fn drop_expired(&self, limit: i64) -> Result<Vec<String>, Error> {
-        sqlx::query_scalar(
+    pub async fn drop_expired(&self, limit: i64) -> Result<Vec<Expired>, Error> {
+        sqlx::query_as::<_, Expired>(
             "with late as (select delivery_id from deliveries \
                  where state = 'ready' and expires_at is not null and expires_at <= now() \
                  order by expires_at limit $1 for update skip locked) \
@@ -153,7 +150,7 @@ impl Store {
                     reason = 'expired before it was taken' \
              from late, consumer_groups g, topics t \
              where d.delivery_id = late.delivery_id and g.group_id = d.group_id and t.topic_id = g.topic_id \
-             returning t.kind",
+             returning t.topic_id, t.name as topic, t.kind",
         )
         .bind(limit)
         .fetch_all(&self.pool)
@@ -178,16 +175,22 @@ impl Store {
     }
 }
 
-async fn insert(tx: &mut Transaction<'_, Postgres>, group_id: Uuid, messages: &[NewDelivery]) -> Result<u64, Error> {
+async fn insert(
+    tx: &mut Transaction<'_, Postgres>,
+    group_id: Uuid,
+    ordered: bool,
+    messages: &[NewDelivery],
+) -> Result<u64, Error> {
     if messages.is_empty() {
         return Ok(0);
     }
     let column = messages.iter();
     let added = sqlx::query(
-        "insert into deliveries (group_id, message_id, priority, key, payload, headers, traceparent, published_at, \
+        "insert into deliveries (group_id, ordered, message_id, priority, key, payload, headers, traceparent, published_at, \
                 expires_at) \
-         select $1, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], $6::text[], $7::text[], \
-                $8::timestamptz[], $9::timestamptz[]) \
+         select $1, $10 and key is not null, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], \
+                $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[]) \
+                as t (message_id, priority, key, payload, headers, traceparent, published_at, expires_at) \
          on conflict on constraint deliveries_message_id_group_id_key do nothing",
     )
     .bind(group_id)
@@ -199,6 +202,7 @@ async fn insert(tx: &mut Transaction<'_, Postgres>, group_id: Uuid, messages: &[
     .bind(column.clone().map(|message| message.traceparent.as_deref()).collect::<Vec<_>>())
     .bind(column.clone().map(|message| message.published_at).collect::<Vec<_>>())
     .bind(column.map(|message| message.expires_at).collect::<Vec<_>>())
+    .bind(ordered)
     .execute(&mut **tx)
     .await?;
     Ok(added.rows_affected())

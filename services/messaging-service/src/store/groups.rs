@@ -75,6 +75,20 @@ impl Store {
         .await
     }
 
+    /// Where all of a stream's groups go on.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn topic_positions(&self, topic_id: Uuid) -> Result<Vec<Position>, Error> {
+        sqlx::query_as::<_, Position>(
+            "select p.partition, p.next_offset from stream_positions p join consumer_groups using (group_id) \
+             where topic_id = $1",
+        )
+        .bind(topic_id)
+        .fetch_all(&self.pool)
+        .await
+    }
+
     /// Makes `reader` the one that reads a stream for the group, for `lease_ms` from now. False: another one is. `None`: the
     /// group is gone.
     ///

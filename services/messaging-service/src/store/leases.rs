@@ -7,6 +7,53 @@ use uuid::Uuid;
 use super::{Error, Store};
 use crate::delivery::Receipt;
 
+/// Of a delivery `d`: nothing earlier of its key is under way, where the topic is strict.
+macro_rules! is_next_of_its_key {
+    () => {
+        "(not d.ordered or not exists (select 1 from deliveries e \
+              where e.ordered and e.group_id = d.group_id and e.key = d.key and e.delivery_id < d.delivery_id \
+                and (e.state = 'leased' \
+                     or (e.state = 'ready' and (e.expires_at is null or e.expires_at > now())))))"
+    };
+}
+
+/// What is told of a lease that ended; of a delivery `d`, its topic `t`.
+macro_rules! returning_ended {
+    () => {
+        " returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, \
+                   d.published_at, d.ordered, t.topic_id, t.name as topic, t.kind"
+    };
+}
+
+/// Ends failed attempts: the update that goes before is called `failed`. Each is noted, and of what is dead now the topic
+/// that is named for it gets a copy, by the outbox. A copy's own dead letters are not copied further.
+macro_rules! noting_failures {
+    ($outcome:literal) => {
+        concat!(
+            returning_ended!(),
+            ", d.message_id, d.principal, d.reason, d.priority, d.key, d.payload, d.headers, d.traceparent, \
+               t.dead_letter, g.name as group_name), \
+             noted as (insert into failed_attempts (delivery_id, message_id, attempt, outcome, reason, principal) \
+                 select delivery_id, message_id, attempt, '",
+            $outcome,
+            "', reason, principal from failed), \
+             copied as (insert into pending_publishes (message_id, topic_id, broker, delayed, due_at, priority, key, payload, \
+                        headers, traceparent, published_at) \
+                 select gen_random_uuid(), target.topic_id, case target.kind when 'stream' then 'kafka' else 'rabbit' end, \
+                        false, now(), case target.kind when 'queue' then f.priority else 0 end, f.key, f.payload, \
+                        ((case when position('\\u0000' in f.headers) > 0 then '{}' else f.headers end)::jsonb \
+                         || jsonb_build_object('dead-letter-topic', f.topic, \
+                         'dead-letter-group', f.group_name, 'dead-letter-message', f.message_id::text, \
+                         'dead-letter-attempts', f.attempt::text, \
+                         'dead-letter-reason', coalesce(f.reason, '')))::text, f.traceparent, now() \
+                 from failed f join topics target on target.name = f.dead_letter and target.dead_letter is null \
+                 where f.state = 'dead') \
+             select delivery_id, lease_id, group_id, subscriber_id, state, due_at, attempt, published_at, ordered, topic_id, \
+                    topic, kind from failed"
+        )
+    };
+}
+
 /// A place for one more message at a subscriber.
 #[derive(Debug, Clone)]
 pub struct Seat {
@@ -43,7 +90,11 @@ pub struct Ended {
     pub state: String,
     pub due_at: DateTime<Utc>,
     pub attempt: i32,
-    /// The topic's kind, for metrics.
+    pub published_at: DateTime<Utc>,
+    /// Later messages of its key waited for it.
+    pub ordered: bool,
+    pub topic_id: Uuid,
+    pub topic: String,
     pub kind: String,
 }
 
@@ -54,11 +105,11 @@ impl Store {
     /// Those of the statement.
     pub async fn lease(&self, group_id: Uuid, lease_ms: i64, seats: &[Seat]) -> Result<Vec<Leased>, Error> {
         let mut leased = sqlx::query_as::<_, Leased>(
-            "with taken as materialized ( \
-                 select delivery_id, priority from deliveries \
+            concat!("with taken as materialized ( \
+                 select delivery_id, priority from deliveries d \
                  where group_id = $1 and state = 'ready' and due_at <= now() \
-                   and (expires_at is null or expires_at > now()) \
-                 order by priority desc, delivery_id limit $2 for update skip locked), \
+                   and (expires_at is null or expires_at > now()) and ", is_next_of_its_key!(), "\
+                 order by priority desc, delivery_id limit $2 for update of d skip locked), \
              seated as ( \
                  select delivery_id, row_number() over (order by priority desc, delivery_id) as seat from taken) \
              update deliveries d set state = 'leased', attempt = d.attempt + 1, lease_id = gen_random_uuid(), \
@@ -66,7 +117,7 @@ impl Store {
                     principal = ($5::text[])[seat] \
              from seated where d.delivery_id = seated.delivery_id \
              returning d.delivery_id, d.lease_id, d.subscriber_id, d.message_id, d.attempt, d.key, d.payload, d.headers, \
-                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat",
+                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat"),
         )
         .bind(group_id)
         .bind(i64::try_from(seats.len()).unwrap_or(i64::MAX))
@@ -84,10 +135,11 @@ impl Store {
     /// # Errors
     /// Those of the statement.
     pub async fn milliseconds_to_next(&self, group_id: Uuid) -> Result<Option<f64>, Error> {
-        sqlx::query_scalar(
-            "select (extract(epoch from min(due_at) - now()) * 1000)::float8 from deliveries \
-             where group_id = $1 and state = 'ready' and (expires_at is null or expires_at > now())",
-        )
+        sqlx::query_scalar(concat!(
+            "select (extract(epoch from min(due_at) - now()) * 1000)::float8 from deliveries d \
+             where group_id = $1 and state = 'ready' and (expires_at is null or expires_at > now()) and ",
+            is_next_of_its_key!()
+        ))
         .bind(group_id)
         .fetch_one(&self.pool)
         .await
@@ -100,11 +152,11 @@ impl Store {
     pub async fn settle(&self, receipts: &[Receipt]) -> Result<Vec<Ended>, Error> {
         let (ids, leases) = columns(receipts);
         sqlx::query_as::<_, Ended>(
-            "update deliveries d set state = 'settled', due_at = now(), payload = null, headers = null, reason = null \
+            concat!("update deliveries d set state = 'settled', due_at = now(), payload = null, headers = null, reason = null \
              from unnest($1::bigint[], $2::uuid[]) as r (delivery_id, lease_id), consumer_groups g, topics t \
              where d.delivery_id = r.delivery_id and d.lease_id = r.lease_id and d.state = 'leased' and d.due_at > now() \
-               and g.group_id = d.group_id and t.topic_id = g.topic_id \
-             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
+               and g.group_id = d.group_id and t.topic_id = g.topic_id",
+            returning_ended!()),
         )
         .bind(ids)
         .bind(leases)
@@ -117,17 +169,17 @@ impl Store {
     /// # Errors
     /// Those of the statement.
     pub async fn fail(&self, receipt: Receipt, delay_ms: i64, reason: Option<&str>) -> Result<Option<Ended>, Error> {
-        sqlx::query_as::<_, Ended>(
-            "update deliveries d set \
+        sqlx::query_as::<_, Ended>(concat!(
+            "with failed as (update deliveries d set \
                     state = case when d.attempt >= t.max_attempts then 'dead' else 'ready' end, \
                     due_at = case when d.attempt >= t.max_attempts then now() \
                              else now() + $3::float8 * interval '1 ms' end, \
                     reason = $4 \
              from consumer_groups g, topics t \
              where d.delivery_id = $1 and d.lease_id = $2 and d.state = 'leased' and d.due_at > now() \
-               and g.group_id = d.group_id and t.topic_id = g.topic_id \
-             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
-        )
+               and g.group_id = d.group_id and t.topic_id = g.topic_id",
+            noting_failures!("retried")
+        ))
         .bind(receipt.delivery_id)
         .bind(receipt.lease_id)
         .bind(delay_ms)
@@ -157,16 +209,16 @@ impl Store {
     /// # Errors
     /// Those of the statement.
     pub async fn expire(&self, limit: i64) -> Result<Vec<Ended>, Error> {
-        sqlx::query_as::<_, Ended>(
+        sqlx::query_as::<_, Ended>(concat!(
             "with over as (select delivery_id from deliveries where state = 'leased' and due_at <= now() \
-                 order by due_at limit $1 for update skip locked) \
-             update deliveries d set \
+                 order by due_at limit $1 for update skip locked), \
+             failed as (update deliveries d set \
                     state = case when d.attempt >= t.max_attempts then 'dead' else 'ready' end, \
                     due_at = now(), reason = 'the lease ended without an acknowledgement' \
              from over, consumer_groups g, topics t \
-             where d.delivery_id = over.delivery_id and g.group_id = d.group_id and t.topic_id = g.topic_id \
-             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
-        )
+             where d.delivery_id = over.delivery_id and g.group_id = d.group_id and t.topic_id = g.topic_id",
+            noting_failures!("lease_ended")
+        ))
         .bind(limit)
         .fetch_all(&self.pool)
         .await
@@ -178,13 +230,13 @@ impl Store {
     /// Those of the statement.
     pub async fn hand_back(&self, receipts: &[Receipt]) -> Result<Vec<Ended>, Error> {
         let (ids, leases) = columns(receipts);
-        sqlx::query_as::<_, Ended>(
+        sqlx::query_as::<_, Ended>(concat!(
             "update deliveries d set state = 'ready', due_at = now(), attempt = d.attempt - 1 \
              from unnest($1::bigint[], $2::uuid[]) as r (delivery_id, lease_id), consumer_groups g, topics t \
              where d.delivery_id = r.delivery_id and d.lease_id = r.lease_id and d.state = 'leased' \
-               and g.group_id = d.group_id and t.topic_id = g.topic_id \
-             returning d.delivery_id, d.lease_id, d.group_id, d.subscriber_id, d.state, d.due_at, d.attempt, t.kind",
-        )
+               and g.group_id = d.group_id and t.topic_id = g.topic_id",
+            returning_ended!()
+        ))
         .bind(ids)
         .bind(leases)
         .fetch_all(&self.pool)

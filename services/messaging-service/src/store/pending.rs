@@ -140,18 +140,19 @@ impl Store {
         Ok(())
     }
 
-    /// How many wait for a broker, the delayed ones left out; and in how many milliseconds the next delayed one is due.
+    /// How many wait for a broker, the delayed ones left out, counted up to `most`; and in how many milliseconds the next delayed one is due.
     ///
     /// # Errors
     /// Those of the statement.
-    pub async fn waiting(&self, broker: Broker) -> Result<(i64, Option<f64>), Error> {
+    pub async fn waiting(&self, broker: Broker, most: i64) -> Result<(i64, Option<f64>), Error> {
         sqlx::query_as(
             "select (select count(*) from (select 1 from pending_publishes where broker = $1 and not delayed \
-                     limit 100000) as some), \
+                     limit $2) as some), \
                     (select (extract(epoch from min(due_at) - now()) * 1000)::float8 from pending_publishes \
                      where broker = $1 and delayed)",
         )
         .bind(broker.as_str())
+        .bind(most)
         .fetch_one(&self.pool)
         .await
     }

@@ -23,6 +23,8 @@ pub struct QueueCounts {
     pub pending: i64,
     pub consumers: i64,
     pub oldest: Option<DateTime<Utc>>,
+    /// Of `ready`, those that wait for the end of a back-off.
+    pub backing_off: i64,
 }
 
 impl Store {
@@ -34,7 +36,8 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         sqlx::query(
             "insert into topics (topic_id, name, kind, max_attempts, backoff_ms, lease_ms, priority_levels, partitions, \
-             created_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                    created_at, max_backoff_ms, retention_ms, max_length, ordering, schema, dead_letter) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(topic.topic_id)
         .bind(&topic.name)
@@ -45,6 +48,12 @@ impl Store {
         .bind(topic.priority_levels)
         .bind(topic.partitions)
         .bind(topic.created_at)
+        .bind(topic.max_backoff_ms)
+        .bind(topic.retention_ms)
+        .bind(topic.max_length)
+        .bind(topic.ordering.as_str())
+        .bind(&topic.schema)
+        .bind(&topic.dead_letter)
         .execute(&mut *tx)
         .await?;
         if topic.kind == Kind::Queue {
@@ -114,7 +123,7 @@ impl Store {
             Kind::Broadcast => groups
                 .iter()
                 .map(|group| ("rabbit_queue", topic.group_queue(group.group_id)))
-                .chain([("rabbit_exchange", topic.exchange())])
+                .chain([("rabbit_queue", topic.log_queue()), ("rabbit_exchange", topic.exchange())])
                 .collect(),
         }
         .into_iter()
@@ -162,6 +171,7 @@ impl Store {
     pub async fn queue_counts(&self, topic_id: Uuid, silent_ms: i64) -> Result<QueueCounts, Error> {
         sqlx::query_as::<_, QueueCounts>(
             "select count(*) filter (where d.state = 'ready') as ready, \
+                    count(*) filter (where d.state = 'ready' and d.due_at > now()) as backing_off, \
                     count(*) filter (where d.state = 'leased') as in_flight, \
                     count(*) filter (where d.state = 'dead') as dead, \
                     (select count(*) from pending_publishes p where p.topic_id = $1) as pending, \
@@ -175,6 +185,21 @@ impl Store {
         )
         .bind(topic_id)
         .bind(silent_ms)
+        .fetch_one(&self.pool)
+        .await
+    }
+
+    /// Messages of a topic that wait here: in the outbox, and to be handed out.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn waiting_here(&self, topic_id: Uuid) -> Result<i64, Error> {
+        sqlx::query_scalar(
+            "select (select count(*) from pending_publishes where topic_id = $1) + \
+                    (select count(*) from consumer_groups g join deliveries d on d.group_id = g.group_id and d.state = 'ready' \
+                     where g.topic_id = $1)",
+        )
+        .bind(topic_id)
         .fetch_one(&self.pool)
         .await
     }

@@ -159,13 +159,21 @@ pub(crate) enum Sent {
 pub(crate) struct Sse {
     response: reqwest::Response,
     buffer: String,
+    /// The `id` of the last event.
+    pub(crate) last_id: String,
 }
 
 impl Sse {
     pub(crate) async fn open(client: &TestClient, topic: &str, query: &str) -> Self {
-        let response = client.get(&format!("/subscribe/{topic}?{query}")).stream().await;
+        Self::resume(client, topic, query, "").await
+    }
+
+    /// Goes on after the event of this id.
+    pub(crate) async fn resume(client: &TestClient, topic: &str, query: &str, last_id: &str) -> Self {
+        let request = client.get(&format!("/subscribe/{topic}?{query}")).header("last-event-id", last_id);
+        let response = request.stream().await;
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-        let mut sse = Self { response, buffer: String::new() };
+        let mut sse = Self { response, buffer: String::new(), last_id: String::new() };
         assert_eq!(sse.next().await, Some(Sent::Comment("subscribed".to_owned())));
         sse
     }
@@ -176,6 +184,9 @@ impl Sse {
             if let Some((event, rest)) = self.buffer.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
                 self.buffer = rest;
+                if let Some(id) = event.lines().find_map(|line| line.strip_prefix("id:")) {
+                    id.trim_start().clone_into(&mut self.last_id);
+                }
                 return Some(parse(&event));
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("something comes in time");

@@ -20,7 +20,7 @@ fn pointers(answer: &TestResponse) -> Vec<String> {
 #[tokio::test]
 async fn a_bad_topic_is_refused_with_every_bad_field() {
     let messaging = Harness::start().await;
-    let table: [(Value, &[&str]); 8] = [
+    let table: [(Value, &[&str]); 12] = [
         (json!({}), &["/kind", "/name"]),
         (json!({ "name": "", "kind": "pipe" }), &["/kind", "/name"]),
         (json!({ "name": "a b", "kind": "queue", "color": 1 }), &["/color", "/name"]),
@@ -35,6 +35,16 @@ async fn a_bad_topic_is_refused_with_every_bad_field() {
         ),
         (json!({ "name": "ok", "kind": "stream", "priorityLevels": 3 }), &["/priorityLevels"]),
         (json!({ "name": "ok", "kind": "queue", "partitions": 3 }), &["/partitions"]),
+        (json!({ "name": "ok", "kind": "stream", "maxLength": 3 }), &["/maxLength"]),
+        (json!({ "name": "ok", "kind": "queue", "ordering": "strict", "priorityLevels": 3 }), &["/ordering"]),
+        (
+            json!({ "name": "ok", "kind": "queue", "schema": { "type": "strange" }, "deadLetter": "nowhere" }),
+            &["/deadLetter", "/schema"],
+        ),
+        (
+            json!({ "name": "ok", "kind": "queue", "schema": { "$ref": "http://127.0.0.1:1/x" }, "retentionMs": 1 }),
+            &["/retentionMs"],
+        ),
     ];
     for (body, expected) in table {
         let answer = messaging.client().post("/topics", &body).await.expect_problem(422, "invalid_request");
@@ -115,6 +125,10 @@ async fn every_operation_asks_for_its_own_permission() {
         ("POST", "/retry/x", json!({}), "messages:subscribe"),
         ("POST", "/extend/x", json!({}), "messages:subscribe"),
         ("GET", "/dead-letters", json!(null), "messages:subscribe"),
+        ("POST", "/dead-letters/replay", json!({ "topic": "q" }), "messages:subscribe"),
+        ("GET", "/messages/x/history", json!(null), "messages:subscribe"),
+        ("GET", "/queues/q/guarantees", json!(null), "topics:read"),
+        ("GET", "/topics/q/ledger", json!(null), "topics:read"),
     ];
     for (method, path, body, permission) in table {
         let others: Vec<&str> = ALL.into_iter().filter(|other| *other != permission).collect();

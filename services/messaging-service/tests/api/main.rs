@@ -4,12 +4,17 @@
 mod away;
 mod broadcasts;
 mod deliveries;
+mod events;
+mod failures;
 mod faults;
 mod harness;
 mod input;
 mod instances;
 mod publishing;
 mod queues;
+mod resuming;
 mod rules;
+mod settings;
 mod streams;
 mod topics;
+mod websocket;

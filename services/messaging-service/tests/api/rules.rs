@@ -6,6 +6,7 @@ use chrono::Utc;
 use messaging_service::{
     delivery::{Candidate, Id, Meaning, Receipt, backoff, by_message, by_receipt},
     message::one_line,
+    resume::Place,
     seats::{Handed, Seats},
 };
 use proptest::prelude::*;
@@ -68,6 +69,7 @@ fn row(group: &str, state: &str, principal: &str) -> Candidate {
         principal: (!principal.is_empty()).then(|| principal.to_owned()),
         attempt: 2,
         max_attempts: 5,
+        max_backoff_ms: None,
         backoff_ms: 100,
         lease_ms: 1000,
     }
@@ -123,13 +125,14 @@ fn a_receipt_means_its_own_hand_out_only() {
 fn seats_are_dealt_out_in_turn_and_never_beyond_a_window() {
     let mut seats = Seats::default();
     let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-    let mut first = seats.add(one, "one".to_owned(), 2);
-    let _second = seats.add(two, "two".to_owned(), 4);
+    let mut first = seats.add(one, "one".to_owned(), 2, 1000);
+    let _second = seats.add(two, "two".to_owned(), 4, 1000);
     let order: Vec<Uuid> = seats.free().iter().map(|seat| seat.subscriber_id).collect();
     assert_eq!(order, [one, two, one, two, two, two]);
 
     let handed = |lease: u128| Handed {
         receipt: Receipt { delivery_id: 1, lease_id: Uuid::from_u128(lease) },
+        bytes: 10,
         json: String::new(),
         lease_expires_at: Utc::now(),
     };
@@ -142,4 +145,52 @@ fn seats_are_dealt_out_in_turn_and_never_beyond_a_window() {
     assert!(!seats.release(one, Uuid::from_u128(10)), "a lease ends once");
     assert_eq!(seats.remove(one).len(), 1);
     assert!(!seats.hand(one, handed(12)), "nobody is there");
+}
+
+#[test]
+fn a_subscriber_holds_no_more_bytes_than_it_may_but_for_one_message() {
+    let mut seats = Seats::default();
+    let one = Uuid::from_u128(1);
+    let mut receiver = seats.add(one, "one".to_owned(), 10, 100);
+    let handed = |lease: u128| Handed {
+        receipt: Receipt { delivery_id: 1, lease_id: Uuid::from_u128(lease) },
+        bytes: 60,
+        json: String::new(),
+        lease_expires_at: Utc::now(),
+    };
+    assert!(seats.hand(one, handed(1)));
+    assert!(!seats.free().is_empty());
+    assert!(seats.hand(one, handed(2)));
+    receiver.try_recv().unwrap();
+    receiver.try_recv().unwrap();
+    assert!(seats.free().is_empty(), "120 bytes of 100");
+    assert_eq!(seats.full(), [one]);
+    assert!(seats.release(one, Uuid::from_u128(1)));
+    assert!(!seats.free().is_empty());
+    assert!(seats.correct(&[one], &[]), "it holds nothing in truth");
+    assert!(seats.hand(one, handed(3)) && !seats.free().is_empty(), "its bytes were forgotten too");
+}
+
+proptest! {
+    #[test]
+    fn a_resume_token_says_what_it_was_made_of(offsets in proptest::collection::vec(0..i64::MAX, 1..65), id: u128) {
+        let topic = Uuid::from_u128(id);
+        for place in [Place::Offset(offsets[0]), Place::Since(offsets[0]), Place::Offsets(offsets)] {
+            let token = place.encode(topic);
+            prop_assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
+            prop_assert_eq!(Place::decode(&token, topic), Some(place));
+            prop_assert_eq!(Place::decode(&token, Uuid::from_u128(id ^ 1)), None);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_resume_token_panic(text in "[A-Za-z0-9_=-]{0,60}", bytes: Vec<u8>, id: u128) {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+        let topic = Uuid::from_u128(id);
+        let _ = Place::decode(&text, topic);
+        let mut long = vec![1];
+        long.extend_from_slice(&topic.as_bytes()[8..]);
+        long.extend_from_slice(&bytes);
+        let _ = Place::decode(&URL_SAFE_NO_PAD.encode(long), topic);
+    }
 }
