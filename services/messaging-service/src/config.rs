@@ -19,6 +19,7 @@ pub struct Config {
     pub publish: Publish,
     pub deliver: Deliver,
     pub subscribe: Subscribe,
+    pub channels: Channels,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -60,6 +61,12 @@ pub struct Subscribe {
     pub keep_alive_ms: u64,
     pub lag_messages: usize,
     pub max_subscribers: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channels {
+    pub enabled: bool,
 }
 
 impl Deliver {

@@ -193,6 +193,8 @@ impl Hubs {
             }
             Signal::Resumed => self.hubs().values().for_each(|hub| hub.woken.notify_one()),
             Signal::Deleted(topic) => self.forget(topic),
+            // Nothing of a group.
+            Signal::Replied(_) => {}
         }
     }
 

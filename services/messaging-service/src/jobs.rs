@@ -46,6 +46,7 @@ pub(crate) async fn sweep(store: Store, deliver: Deliver, metrics: Metrics, cont
             metrics.counts.add((expired.topic_id, &expired.topic), Happened::Expired, 1);
         }
         logged(store.fold_counts().await);
+        logged(store.forget_requests(BATCH).await);
         logged(store.forget_attempts(seconds, BATCH).await);
         while logged(store.forget_settled(seconds, BATCH).await).is_some_and(|forgotten| forgotten > 0) {}
     }

@@ -3,6 +3,7 @@
 //! at any instance, tried again after a back-off, and in the end kept as a dead letter.
 
 mod batch;
+mod bridge;
 mod broker;
 mod catalog;
 pub mod config;
@@ -18,8 +19,11 @@ mod publish;
 mod rabbit;
 mod reader;
 mod relay;
+mod replies;
 pub mod resume;
 mod routes;
+pub mod schedule;
+mod scheduler;
 pub mod seats;
 mod signals;
 pub mod store;
@@ -47,6 +51,7 @@ use crate::{
     payload_schema::Schemas,
     publish::Publisher,
     rabbit::Rabbit,
+    replies::Replies,
     signals::{Signal, Signals},
     store::Store,
     tail::Tails,
@@ -77,6 +82,7 @@ pub(crate) struct App {
     /// Acknowledges: true if it was held.
     acks: Batcher<Receipt, bool>,
     signals: Signals,
+    replies: Replies,
     metrics: Metrics,
     /// Room for SSE subscribers.
     subscribers: Arc<Semaphore>,
@@ -122,11 +128,15 @@ impl App {
         let lag = config.subscribe.lag_messages;
         let tails = Tails::new(catalog.clone(), brokers, lag, metrics.clone(), &context);
 
-        let (hearing, forgetting, closing) = (hubs.clone(), catalog.clone(), tails.clone());
+        let replies = Replies::default();
+        let (hearing, forgetting, closing, ringing) = (hubs.clone(), catalog.clone(), tails.clone(), replies.clone());
         let listening = signals::listen(store.clone(), instance, context.clone(), move |signal| {
             if let Signal::Deleted(name) = &signal {
                 forgetting.forget(name);
                 closing.forget(name);
+            }
+            if let Signal::Replied(message_id) = &signal {
+                ringing.ring(*message_id);
             }
             hearing.hear(&signal);
         });
@@ -134,6 +144,11 @@ impl App {
         let interval_ms = config.deliver.expiry_interval_ms;
         context.spawn("leases", jobs::end_leases(store.clone(), hubs.clone(), interval_ms, context.clone()));
         context.spawn("sweep", jobs::sweep(store.clone(), config.deliver.clone(), metrics.clone(), context.clone()));
+        if config.channels.enabled {
+            let channels = bridge::run(publisher.clone(), rabbit.connection(), config.topics.clone(), context.clone());
+            context.spawn("channels", channels);
+        }
+        context.spawn("scheduler", scheduler::run(publisher.clone(), context.clone()));
         context.spawn("ledger", metrics.counts.clone().tell(store.clone(), context.clone()));
         context.spawn("beat", jobs::beat(store.clone(), instance, context.clone()));
         context.spawn("retire", jobs::retire(store.clone(), rabbit, kafka, context.clone()));
@@ -153,6 +168,7 @@ impl App {
             tails,
             acks,
             signals,
+            replies,
             metrics,
             subscribers,
             context,

@@ -244,6 +244,12 @@ impl Publisher {
         Ok(Accepted::Waiting)
     }
 
+    /// Somebody else has put a message into the outbox.
+    pub(crate) fn accepted_in_outbox(&self, topic: &Topic) {
+        self.metrics.counts.add((topic.topic_id, &topic.name), Happened::Accepted, 1);
+        self.woken(topic.kind.broker()).notify_one();
+    }
+
     /// Creates at the broker what stands for a topic.
     pub(crate) async fn declare(&self, topic: &Topic) -> anyhow::Result<()> {
         match topic.kind.broker() {

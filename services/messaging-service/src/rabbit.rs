@@ -142,6 +142,11 @@ impl Rabbit {
         Ok(channel)
     }
 
+    /// The connection that consumes.
+    pub(crate) fn connection(&self) -> Connection {
+        self.consuming.clone()
+    }
+
     /// Waits until the broker is there.
     pub(crate) async fn connected(&self) {
         self.consuming.connected().await;

@@ -1,11 +1,14 @@
 //! The HTTP interface: what there is, and who may use it.
 
+mod asyncapi;
 mod cloud_event;
 mod deliveries;
 mod failures;
 mod ledger;
 mod publish;
 mod queues;
+mod requests;
+mod schedules;
 mod subscribe;
 mod topics;
 mod websocket;
@@ -53,12 +56,18 @@ pub(crate) fn router(app: App) -> OpenApiRouter {
         .routes(routes!(queues::delete_queue))
         .routes(routes!(queues::show_guarantees))
         .routes(routes!(ledger::show_ledger))
+        .routes(routes!(asyncapi::show_asyncapi))
         .routes(routes!(publish::publish_message))
         .routes(routes!(deliveries::acknowledge_message))
         .routes(routes!(deliveries::retry_message))
         .routes(routes!(deliveries::extend_lease))
         .routes(routes!(failures::replay_dead_letters))
         .routes(routes!(failures::show_history))
+        .routes(routes!(requests::reply))
+        .routes(routes!(schedules::create_schedule, schedules::list_schedules))
+        .routes(routes!(schedules::show_schedule, schedules::delete_schedule))
+        .routes(routes!(requests::request))
+        .routes(routes!(requests::show_request))
         .layer(DefaultBodyLimit::max(single))
         .routes(routes!(publish::publish_batch))
         .layer(idempotent)

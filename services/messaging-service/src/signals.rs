@@ -26,6 +26,8 @@ pub(crate) enum Signal {
     Released { subscriber_id: Uuid, lease_id: Uuid },
     /// A topic of this name was deleted.
     Deleted(String),
+    /// The request of this message has a reply.
+    Replied(Uuid),
     /// Signals may have been lost. Never sent.
     Resumed,
 }
@@ -36,6 +38,7 @@ impl Signal {
             Self::Ready(group_id) => Some(format!("{from} ready {group_id}")),
             Self::Released { subscriber_id, lease_id } => Some(format!("{from} released {subscriber_id} {lease_id}")),
             Self::Deleted(name) => Some(format!("{from} deleted {name}")),
+            Self::Replied(message_id) => Some(format!("{from} replied {message_id}")),
             Self::Resumed => None,
         }
     }
@@ -48,6 +51,7 @@ impl Signal {
             "released" => {
                 Self::Released { subscriber_id: words.next()?.parse().ok()?, lease_id: words.next()?.parse().ok()? }
             }
+            "replied" => Self::Replied(words.next()?.parse().ok()?),
             "deleted" => Self::Deleted(words.next()?.to_owned()),
             _ => return None,
         };

@@ -6,6 +6,8 @@ mod failures;
 mod groups;
 mod leases;
 mod pending;
+mod requests;
+mod schedules;
 mod topics;
 
 pub use sqlx::Error;
@@ -18,6 +20,8 @@ pub use self::{
     groups::{Inventory, Position},
     leases::{Ended, Leased, Seat},
     pending::Pending,
+    requests::Request,
+    schedules::Schedule,
     topics::{QueueCounts, RetiredObject},
 };
 

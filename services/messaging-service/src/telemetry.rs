@@ -1,7 +1,7 @@
 //! This service's metrics: names, labels, and the handles. Labels are bounded: kinds, brokers and outcomes.
 
 use kronos_common::service::Context;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::{
     counts::Counts,
@@ -26,7 +26,9 @@ pub(crate) const ACKNOWLEDGED_SECONDS: &str = "kronos_messaging_acknowledged_sec
 pub(crate) const ENDED: &str = "kronos_messaging_deliveries_ended_total";
 /// Messages that became dead letters, by kind.
 pub(crate) const DEAD: &str = "kronos_messaging_dead_total";
-/// SSE subscribers at this instance.
+/// Replies that came when nobody waited any more.
+pub(crate) const LATE_REPLIES: &str = "kronos_messaging_late_replies_total";
+/// SSE and WebSocket subscribers at this instance.
 pub(crate) const SUBSCRIBERS: &str = "kronos_messaging_subscribers";
 
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -43,6 +45,7 @@ pub(crate) struct Metrics {
     pub(crate) acknowledged_seconds: HistogramVec,
     pub(crate) ended: IntCounterVec,
     pub(crate) dead: IntCounterVec,
+    pub(crate) late_replies: IntCounter,
     pub(crate) subscribers: IntGauge,
     /// By topic.
     pub(crate) counts: Counts,
@@ -71,6 +74,10 @@ impl Metrics {
             acknowledged_seconds: histogram(ACKNOWLEDGED_SECONDS, "Seconds from publish to acknowledgement", &["kind"]),
             ended: counter(ENDED, "Deliveries that ended", &["kind", "outcome"]),
             dead: counter(DEAD, "Messages that became dead letters", &["kind"]),
+            late_replies: context.register(
+                IntCounter::new(LATE_REPLIES, "Replies that came when nobody waited any more")
+                    .expect("the name is valid"),
+            ),
             subscribers: context
                 .register(IntGauge::new(SUBSCRIBERS, "SSE subscribers at this instance").expect("the name is valid")),
             counts: Counts::register(context),

@@ -43,7 +43,7 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 32] = [
+const ROUTES: [Default; 37] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("auth-register", "/auth/register", "auth-service"),
@@ -77,6 +77,12 @@ const ROUTES: [Default; 32] = [
     below("ack", "/ack", "messaging-service"),
     below("retry", "/retry", "messaging-service"),
     below("extend", "/extend", "messaging-service"),
+    // Who asks may wait for the reply.
+    Default { timeout_ms: Some(LONG_POLL_MS), ..below("request", "/request", "messaging-service") },
+    below("requests", "/requests", "messaging-service"),
+    below("reply", "/reply", "messaging-service"),
+    Default { exact: true, ..below("asyncapi", "/asyncapi.json", "messaging-service") },
+    below("schedules", "/schedules", "messaging-service"),
     below("queues", "/queues", "messaging-service"),
     below("dead-letters", "/dead-letters", "messaging-service"),
     below("messages", "/messages", "messaging-service"),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::CanSubscribe;
 use crate::{
-    App,
+    App, bridge,
     delivery::{DeadLetter, Receipt},
     message::raw,
     store::DeadFilter,
@@ -190,15 +190,16 @@ pub(crate) struct Failure {
 )]
 pub(crate) async fn list_dead_letters(
     State(app): State<App>,
-    _: Allowed<CanSubscribe>,
+    allowed: Allowed<CanSubscribe>,
     Query(list): Query<ListDeadLetters>,
 ) -> Result<Json<Page<DeadLetterItem>>> {
     if let Some(topic) = &list.topic {
-        app.catalog.find(topic).await?;
+        bridge::may_read(&allowed.caller, &app.catalog.find(topic).await?.name)?;
     }
+    let hidden = bridge::hidden_from(&allowed.caller);
     let before = list.cursor.map(|cursor| cursor.decode()).transpose()?;
     let (topic, group) = (list.topic.as_deref(), list.group.as_deref());
-    let letters = app.store.dead_letters(topic, group, before, list.limit.fetch()).await?;
+    let letters = app.store.dead_letters(topic, group, &hidden, before, list.limit.fetch()).await?;
     let page = Page::new(letters, list.limit, |letter| (letter.dead_at, letter.delivery_id));
     Ok(Json(page.map(DeadLetterItem::from)))
 }
@@ -221,6 +222,7 @@ pub(crate) async fn replay_dead_letters(
     Json(replay): Json<Replay>,
 ) -> Result<Json<Replayed>> {
     let topic = app.catalog.find(&replay.topic).await?;
+    bridge::may_read(&allowed.caller, &topic.name)?;
     let filter = replay.filter.unwrap_or_default();
     if filter.message_ids.as_ref().is_some_and(|ids| ids.len() > MOST_IDS) {
         return Err(Problem::field("/filter/messageIds", "too_many", format!("at most {MOST_IDS} ids")));
@@ -237,9 +239,15 @@ pub(crate) async fn replay_dead_letters(
     };
     let dry_run = replay.dry_run.unwrap_or(false);
     let matched = app.store.count_dead(topic.topic_id, &filter).await?;
+    let replayed =
+        if dry_run { 0 } else { replay_all(&app, topic.topic_id, &filter, allowed.caller.subject()).await? };
+    Ok(Json(Replayed { matched, replayed, dry_run }))
+}
+
+async fn replay_all(app: &App, topic_id: Uuid, filter: &DeadFilter, principal: &str) -> Result<i64> {
     let mut replayed = 0;
-    while !dry_run {
-        let mut groups = app.store.replay_many(topic.topic_id, &filter, allowed.caller.subject(), BATCH).await?;
+    loop {
+        let mut groups = app.store.replay_many(topic_id, filter, principal, BATCH).await?;
         let count = i64::try_from(groups.len()).unwrap_or(i64::MAX);
         replayed += count;
         groups.sort_unstable();
@@ -248,10 +256,9 @@ pub(crate) async fn replay_dead_letters(
             app.hubs.ready(group_id);
         }
         if count < BATCH {
-            break;
+            return Ok(replayed);
         }
     }
-    Ok(Json(Replayed { matched, replayed, dry_run }))
 }
 
 /// Show what became of a message

@@ -22,7 +22,7 @@ use super::{
     cloud_event::{self, Content, Form},
 };
 use crate::{
-    App,
+    App, bridge,
     message::{Headers, MAX_HEADER_NAME, MAX_HEADER_VALUE, MAX_HEADERS, MAX_KEY, Message, one_line},
     publish::{Accepted, Outgoing},
     topic::{Between, Kind},
@@ -321,11 +321,8 @@ fn refused(problem: &Problem) -> BatchResult {
 /// 404 `unknown_topic`, 413 `payload_too_large`, 422.
 pub(crate) async fn prepare(app: &App, draft: Draft) -> Result<Outgoing> {
     let topic = app.catalog.find(&draft.topic).await?;
-    let most = app.config.publish.max_payload_bytes;
-    if draft.size > most {
-        let detail = format!("a payload has at most {most} bytes: send a reference to what is larger");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
-    }
+    bridge::may_publish(&topic.name)?;
+    check_payload(app, draft.size)?;
     let mut errors = Vec::new();
     if draft.key.as_ref().is_some_and(|key| key.len() > MAX_KEY || key.contains('\0')) {
         errors.push(FieldError::new("/key", "wrong_form", format!("at most {MAX_KEY} bytes, none of them zero")));
@@ -370,7 +367,17 @@ pub(crate) async fn prepare(app: &App, draft: Draft) -> Result<Outgoing> {
     Ok(Outgoing { topic, message, delay_ms })
 }
 
-fn check_headers(headers: &Headers, errors: &mut Vec<FieldError>) {
+/// 413 `payload_too_large`.
+pub(super) fn check_payload(app: &App, size: usize) -> Result<()> {
+    let most = app.config.publish.max_payload_bytes;
+    if size > most {
+        let detail = format!("a payload has at most {most} bytes: send a reference to what is larger");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
+    }
+    Ok(())
+}
+
+pub(super) fn check_headers(headers: &Headers, errors: &mut Vec<FieldError>) {
     if headers.len() > MAX_HEADERS {
         errors.push(FieldError::new("/headers", "too_many", format!("at most {MAX_HEADERS} headers")));
     }

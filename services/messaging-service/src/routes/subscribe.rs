@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::{CanSubscribe, websocket};
 use crate::{
-    App, catalog,
+    App, bridge, catalog,
     hub::Subscription,
     store::Position,
     tail::{Listener, Tailed},
@@ -125,6 +125,7 @@ pub(crate) async fn subscribe(
         upgrade => upgrade.ok(),
     };
     let topic = app.catalog.find(&name).await?;
+    bridge::may_read(&allowed.caller, &topic.name)?;
     if query.max.is_some_and(|max| !(1..=MOST).contains(&max)) {
         return Err(Problem::bad_request("invalid_query", format!("max is 1 to {MOST}")));
     }

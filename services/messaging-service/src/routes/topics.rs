@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{CanManageTopics, CanReadTopics};
 use crate::{
-    App, jobs, payload_schema,
+    App, bridge, jobs, payload_schema,
     signals::Signal,
     topic::{Between, Broker, Kind, Name, Ordering, Topic},
 };
@@ -157,6 +157,9 @@ pub(crate) async fn delete_topic(
     Path(name): Path<String>,
 ) -> Result<StatusCode> {
     let topic = app.catalog.find(&name).await?;
+    if topic.name.starts_with(bridge::RESERVED) {
+        return Err(Problem::forbidden("the ecosystem's channels can't be deleted"));
+    }
     delete(&app, &topic).await
 }
 
@@ -199,6 +202,10 @@ pub(crate) async fn delete(app: &App, topic: &Topic) -> Result<StatusCode> {
 
 async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
     let mut errors = Vec::new();
+    if new.name.as_str().starts_with(bridge::RESERVED) {
+        let detail = format!("names that begin with {} are the ecosystem's own: choose another one", bridge::RESERVED);
+        errors.push(FieldError::new("/name", "reserved_name", detail));
+    }
     let mut only_for = |kind: Kind, pointer: &str, given: bool| {
         if given && new.kind != kind {
             let detail = format!("only a topic of kind {} has this setting: remove it", kind.as_str());
@@ -220,7 +227,8 @@ async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
     }
     if let Some(target) = &new.dead_letter {
         let found = app.store.topic_by_name(target.as_str()).await?;
-        if found.is_none_or(|found| found.dead_letter.is_some()) {
+        let reserved = target.as_str().starts_with(bridge::RESERVED);
+        if reserved || found.is_none_or(|found| found.dead_letter.is_some()) {
             let detail = "there must be such a topic, without a dead-letter topic of its own: create it first";
             errors.push(FieldError::new("/deadLetter", "unknown_topic", detail));
         }

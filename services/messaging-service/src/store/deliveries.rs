@@ -108,7 +108,8 @@ impl Store {
         .await
     }
 
-    /// Messages that were given up, the newest first, before the position `before`; of one topic, one group, or all.
+    /// Messages that were given up, the newest first, before the position `before`; of one topic, one group, or all
+    /// topics but the hidden ones.
     ///
     /// # Errors
     /// Those of the statement.
@@ -116,6 +117,7 @@ impl Store {
         &self,
         topic: Option<&str>,
         group: Option<&str>,
+        hidden: &[&str],
         before: Option<(DateTime<Utc>, i64)>,
         limit: i64,
     ) -> Result<Vec<DeadLetter>, Error> {
@@ -125,7 +127,7 @@ impl Store {
                     d.attempt, d.reason, d.published_at, d.due_at as dead_at \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
              where d.state = 'dead' and ($1::text is null or t.name = $1) and ($2::text is null or g.name = $2) \
-               and ($3::timestamptz is null or (d.due_at, d.delivery_id) < ($3, $4)) \
+               and not (t.name = any($6)) and ($3::timestamptz is null or (d.due_at, d.delivery_id) < ($3, $4)) \
              order by d.due_at desc, d.delivery_id desc limit $5",
         )
         .bind(topic)
@@ -133,6 +135,7 @@ impl Store {
         .bind(before_time)
         .bind(before_id)
         .bind(limit)
+        .bind(hidden)
         .fetch_all(&self.pool)
         .await
     }

@@ -48,6 +48,17 @@ impl Store {
     /// # Errors
     /// Constraint `pending_publishes_topic_id_fkey`: a topic was deleted.
     pub async fn insert_pending(&self, rows: &[(&Topic, &Message, Option<i64>)]) -> Result<(), Error> {
+        Self::insert_pending_in(&mut *self.pool.acquire().await?, rows).await
+    }
+
+    /// As `insert_pending`, in the caller's transaction.
+    ///
+    /// # Errors
+    /// As `insert_pending`.
+    pub async fn insert_pending_in(
+        connection: &mut PgConnection,
+        rows: &[(&Topic, &Message, Option<i64>)],
+    ) -> Result<(), Error> {
         let column = rows.iter();
         sqlx::query(
             "insert into pending_publishes (message_id, topic_id, broker, delayed, due_at, priority, key, payload, \
@@ -72,7 +83,7 @@ impl Store {
         .bind(column.clone().map(|(_, message, _)| message.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(column.clone().map(|(_, message, _)| message.published_at).collect::<Vec<_>>())
         .bind(column.map(|(_, message, _)| message.expires_at).collect::<Vec<_>>())
-        .execute(&self.pool)
+        .execute(connection)
         .await?;
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) async fn configuration(database: &TestDatabase, issuer: &Issuer) -> C
     config.rabbit = test_rabbit().await;
     config.kafka = test_kafka();
     config.identity = issuer.config();
+    // Each test has only the topics that it makes.
+    config.channels.enabled = false;
     config
 }
 
@@ -251,6 +253,7 @@ impl Program {
             ("IDENTITY__ISSUER", config.identity.issuer.clone()),
             ("IDENTITY__JWKS_URL", config.identity.jwks_url.clone()),
             ("IDENTITY__AUTH_URL", config.identity.auth_url.clone()),
+            ("CHANNELS__ENABLED", "false".to_owned()),
             ("IDENTITY__CLIENT_SECRET", "not-checked".to_owned()),
         ];
         let mut command = Command::new(env!("CARGO_BIN_EXE_messaging-service"));

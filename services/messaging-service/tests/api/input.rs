@@ -20,7 +20,7 @@ fn pointers(answer: &TestResponse) -> Vec<String> {
 #[tokio::test]
 async fn a_bad_topic_is_refused_with_every_bad_field() {
     let messaging = Harness::start().await;
-    let table: [(Value, &[&str]); 12] = [
+    let table: [(Value, &[&str]); 13] = [
         (json!({}), &["/kind", "/name"]),
         (json!({ "name": "", "kind": "pipe" }), &["/kind", "/name"]),
         (json!({ "name": "a b", "kind": "queue", "color": 1 }), &["/color", "/name"]),
@@ -35,6 +35,7 @@ async fn a_bad_topic_is_refused_with_every_bad_field() {
         ),
         (json!({ "name": "ok", "kind": "stream", "priorityLevels": 3 }), &["/priorityLevels"]),
         (json!({ "name": "ok", "kind": "queue", "partitions": 3 }), &["/partitions"]),
+        (json!({ "name": "kronos.x", "kind": "queue", "deadLetter": "kronos.events.user" }), &["/deadLetter", "/name"]),
         (json!({ "name": "ok", "kind": "stream", "maxLength": 3 }), &["/maxLength"]),
         (json!({ "name": "ok", "kind": "queue", "ordering": "strict", "priorityLevels": 3 }), &["/ordering"]),
         (
@@ -126,6 +127,14 @@ async fn every_operation_asks_for_its_own_permission() {
         ("POST", "/extend/x", json!({}), "messages:subscribe"),
         ("GET", "/dead-letters", json!(null), "messages:subscribe"),
         ("POST", "/dead-letters/replay", json!({ "topic": "q" }), "messages:subscribe"),
+        ("POST", "/request/q", json!({ "payload": 1 }), "messages:publish"),
+        ("GET", "/requests/x", json!(null), "messages:publish"),
+        ("POST", "/reply/x", json!({ "payload": 1 }), "messages:subscribe"),
+        ("POST", "/schedules", json!({ "topic": "q", "payload": 1, "cron": "@daily" }), "messages:publish"),
+        ("GET", "/schedules", json!(null), "messages:publish"),
+        ("GET", "/schedules/x", json!(null), "messages:publish"),
+        ("DELETE", "/schedules/x", json!(null), "messages:publish"),
+        ("GET", "/asyncapi.json", json!(null), "topics:read"),
         ("GET", "/messages/x/history", json!(null), "messages:subscribe"),
         ("GET", "/queues/q/guarantees", json!(null), "topics:read"),
         ("GET", "/topics/q/ledger", json!(null), "topics:read"),

@@ -3,7 +3,9 @@
 
 mod away;
 mod broadcasts;
+mod channels;
 mod deliveries;
+mod documents;
 mod events;
 mod failures;
 mod faults;
@@ -12,8 +14,10 @@ mod input;
 mod instances;
 mod publishing;
 mod queues;
+mod requests;
 mod resuming;
 mod rules;
+mod schedules;
 mod settings;
 mod streams;
 mod topics;

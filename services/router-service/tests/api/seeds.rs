@@ -49,6 +49,11 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
         ("/extend/1", "messaging"),
         ("/queues/create", "messaging"),
         ("/dead-letters", "messaging"),
+        ("/request/x", "messaging"),
+        ("/requests/1", "messaging"),
+        ("/reply/1", "messaging"),
+        ("/schedules", "messaging"),
+        ("/asyncapi.json", "messaging"),
         ("/messages/1", "messaging"),
         ("/db/status", "database-admin"),
     ] {
