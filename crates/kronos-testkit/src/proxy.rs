@@ -1,4 +1,4 @@
-//! A TCP proxy between a service and a store, for faults: it can cut what is connected and refuse what comes.
+//! A TCP proxy between a service and a store, for faults: it can cut what is connected, refuse what comes, and stand still.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +10,7 @@ use std::{
 
 use reqwest::Url;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -22,6 +22,7 @@ pub struct Proxy {
     refusing: Arc<AtomicBool>,
     /// The number of cuts so far.
     cuts: watch::Sender<u64>,
+    frozen: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -29,7 +30,8 @@ impl Proxy {
     pub async fn start(target: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let proxy = Self { address, refusing: Arc::default(), cuts: watch::Sender::new(0) };
+        let proxy =
+            Self { address, refusing: Arc::default(), cuts: watch::Sender::new(0), frozen: watch::Sender::new(false) };
         let (serving, target) = (proxy.clone(), target.into());
         tokio::spawn(async move {
             while let Ok((inward, _)) = listener.accept().await {
@@ -72,14 +74,44 @@ impl Proxy {
         self.refusing.store(false, Ordering::SeqCst);
     }
 
+    /// Stands still: connections stay, and nothing passes until [`Proxy::thaw`].
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Goes on, with all that has gathered.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+
     async fn pass(self, mut inward: TcpStream, target: String) {
         let mut cuts = self.cuts.subscribe();
         let Ok(mut outward) = TcpStream::connect(target).await else {
             return;
         };
+        let (from_service, to_service) = inward.split();
+        let (from_store, to_store) = outward.split();
+        let there = copy(from_service, to_store, self.frozen.subscribe());
+        let back = copy(from_store, to_service, self.frozen.subscribe());
         tokio::select! {
-            _ = copy_bidirectional(&mut inward, &mut outward) => {}
+            _ = async { tokio::join!(there, back) } => {}
             _ = cuts.changed() => {}
         }
+    }
+}
+
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut frozen: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        let _ = frozen.wait_for(|frozen| !frozen).await;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..read]).await?;
     }
 }

@@ -150,6 +150,7 @@ fn topic(name: &str, defaults: &Topics) -> Topic {
         max_length: None,
         ordering: Ordering::Relaxed,
         schema: None,
+        ageing_ms: 0,
         dead_letter: None,
         created_at: Utc::now().trunc_subsecs(6),
     }

@@ -29,6 +29,7 @@ pub struct Topics {
     pub backoff_ms: i64,
     pub lease_ms: i64,
     pub partitions: i32,
+    pub ageing_ms: i64,
     pub replication: i32,
 }
 

@@ -167,9 +167,9 @@ impl Hubs {
         }
     }
 
-    /// Messages were stored for a group, `added` of them new: they may be handed out, here and elsewhere.
-    pub(crate) fn arrived(&self, hub: &Hub, added: u64) {
-        self.0.metrics.counts.add((hub.topic.topic_id, &hub.topic.name), Happened::Arrived, added);
+    /// Messages were stored for a group: so many have arrived, and may be handed out, here and elsewhere.
+    pub(crate) fn arrived(&self, hub: &Hub, messages: u64) {
+        self.0.metrics.counts.add((hub.topic.topic_id, &hub.topic.name), Happened::Arrived, messages);
         self.ready(hub.group.group_id);
     }
 
@@ -292,13 +292,14 @@ impl Hubs {
             if seats.is_empty() {
                 return if self.correct(hub).await { Duration::ZERO } else { look };
             }
-            let leased = match self.0.store.lease(hub.group.group_id, hub.topic.lease_ms, &seats).await {
-                Ok(leased) => leased,
-                Err(error) => {
-                    tracing::warn!(topic = hub.topic.name, %error, "messages can't be handed out");
-                    return PAUSE;
-                }
-            };
+            let leased =
+                match self.0.store.lease(hub.group.group_id, hub.topic.lease_ms, hub.topic.ageing(), &seats).await {
+                    Ok(leased) => leased,
+                    Err(error) => {
+                        tracing::warn!(topic = hub.topic.name, %error, "messages can't be handed out");
+                        return PAUSE;
+                    }
+                };
             let count = leased.len();
             self.distribute(hub, leased);
             if count > 0 {

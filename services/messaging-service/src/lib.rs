@@ -13,6 +13,7 @@ mod fullness;
 mod hub;
 mod jobs;
 mod kafka;
+mod listener;
 pub mod message;
 mod payload_schema;
 mod publish;

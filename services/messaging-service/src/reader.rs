@@ -155,8 +155,10 @@ impl Reader {
             let mut batch = Vec::new();
             let mut bytes = 0;
             let mut last = None;
+            let mut fresh = 0;
             while let Some(delivery) = next {
                 let delivery = delivery.context("consume")?;
+                fresh += u64::from(!delivery.redelivered);
                 let message = rabbit::incoming(&delivery);
                 bytes += message.payload.len();
                 batch.push(message);
@@ -172,7 +174,8 @@ impl Reader {
             let last = last.context("the consumer ended")?;
             let ordered = self.hub.topic.is_strict();
             let added = self.store.insert_deliveries(self.hub.group.group_id, ordered, &batch).await?;
-            self.hubs.arrived(&self.hub, added);
+            // A second copy that was published has arrived too; one that the broker redelivers has not arrived again.
+            self.hubs.arrived(&self.hub, added.max(fresh));
             room.take(&batch);
             last.ack(BasicAckOptions { multiple: true }).await?;
         }

@@ -125,8 +125,9 @@ impl Relay {
             }
         }
         let now = Utc::now();
+        let is_over = |message: &Message| message.expires_at.is_some_and(|expires_at| expires_at <= now);
         let sent = join_all(work.iter().map(|(_, topic, message)| async {
-            if message.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            if is_over(message) {
                 return Ok(());
             }
             self.publisher.send(topic, message, channel.as_ref()).await
@@ -138,7 +139,8 @@ impl Relay {
             match result {
                 Ok(()) => {
                     done.push(*sequence);
-                    self.publisher.metrics.counts.add((topic.topic_id, &topic.name), Happened::Confirmed, 1);
+                    let happened = if is_over(message) { Happened::Expired } else { Happened::Confirmed };
+                    self.publisher.metrics.counts.add((topic.topic_id, &topic.name), happened, 1);
                 }
                 // The others go on.
                 Err(SendError::Full) => full = true,

@@ -29,6 +29,7 @@ use crate::{
     catalog::Catalog,
     counts::Happened,
     kafka::{self, Kafka},
+    listener::{Listener, Source, Tailed},
     rabbit::{self, From, LOG_AGE, Rabbit},
     resume::Place,
     store::Position,
@@ -45,45 +46,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const AHEAD: usize = 64;
 /// How much earlier than it was told a broadcast's reader begins: clocks differ.
 const CLOCKS: Duration = Duration::from_secs(2);
-
-/// What such a subscriber gets.
-#[derive(Debug, Clone)]
-pub(crate) enum Tailed {
-    /// A message, as JSON, and the token to go on after it.
-    Message { json: Arc<str>, token: Option<Arc<str>> },
-    /// Some messages, of unknown number, may be missing here.
-    Gap,
-}
-
-/// Listens for a topic.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    /// Where it begins, as a token.
-    pub(crate) begins: String,
-    source: Source,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// To what comes.
-    Live(broadcast::Receiver<Tailed>),
-    /// For itself.
-    Own(mpsc::Receiver<Tailed>),
-}
-
-impl Listener {
-    /// The next one. `None`: the topic is gone, or the service ends.
-    pub(crate) async fn next(&mut self) -> Option<Tailed> {
-        match &mut self.source {
-            Source::Own(receiver) => receiver.recv().await,
-            Source::Live(receiver) => match receiver.recv().await {
-                Ok(tailed) => Some(tailed),
-                Err(broadcast::error::RecvError::Lagged(_)) => Some(Tailed::Gap),
-                Err(broadcast::error::RecvError::Closed) => None,
-            },
-        }
-    }
-}
 
 /// All tails of this instance; clones share them.
 #[derive(Clone)]

@@ -191,6 +191,8 @@ pub struct Topic {
     /// A JSON Schema that payloads must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<serde_json::Value>,
+    /// Queues with priorities: a message that waits gains one priority each time this passes, in milliseconds; 0: never.
+    pub ageing_ms: i64,
     /// The topic that gets a copy of each dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<String>,
@@ -228,6 +230,11 @@ impl Topic {
     /// The queue in which the broker keeps a broadcast's messages for a group.
     pub fn group_queue(&self, group_id: Uuid) -> String {
         format!("kronos.{}.g{}", self.object(), group_id.simple())
+    }
+
+    /// How long a message waits for one more priority, in milliseconds; `None`: it gains none.
+    pub fn ageing(&self) -> Option<i64> {
+        Some(self.ageing_ms).filter(|ageing_ms| *ageing_ms > 0)
     }
 
     /// Whether a message waits for the earlier ones of its key.

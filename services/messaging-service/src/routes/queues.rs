@@ -47,6 +47,9 @@ pub(crate) struct NewQueue {
     /// How many priorities are kept apart at the broker.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 10)]
     priority_levels: Option<Between<1, 10>>,
+    /// With priorities: a message that waits gains one priority each time this passes, in milliseconds; 0: never.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 86_400_000)]
+    ageing_ms: Option<Between<0, 86_400_000>>,
     /// How long a message waits at most, in milliseconds.
     #[schema(value_type = Option<i64>, minimum = 1000, maximum = 315_360_000_000_i64)]
     retention_ms: Option<Between<1000, 315_360_000_000>>,
@@ -163,6 +166,7 @@ pub(crate) async fn create_queue(
         backoff_ms: new.backoff_ms,
         lease_ms: new.lease_ms,
         priority_levels: new.priority_levels,
+        ageing_ms: new.ageing_ms,
         partitions: None,
         max_backoff_ms: new.max_backoff_ms,
         retention_ms: new.retention_ms,
@@ -332,7 +336,11 @@ fn guarantees(topic: &Topic, app: &App) -> Guarantees {
                   first."
                 .to_owned(),
             levels => format!(
-                "{levels} levels: a message is handed out before those of lower levels that wait, except those already held."
+                "{levels} levels: a message is handed out before those of lower levels that wait, except those already held. {}",
+                match topic.ageing_ms {
+                    0 => "Those may wait for ever.".to_owned(),
+                    ms => format!("One that waits gains a level every {ms} ms."),
+                }
             ),
         },
         retries: format!(

@@ -30,8 +30,8 @@ use super::{CanSubscribe, websocket};
 use crate::{
     App, bridge, catalog,
     hub::Subscription,
+    listener::{Listener, Tailed},
     store::Position,
-    tail::{Listener, Tailed},
     topic::{Group, Kind, Name, QUEUE_GROUP, Topic},
 };
 

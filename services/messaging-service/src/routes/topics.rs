@@ -27,6 +27,7 @@ type Backoff = Between<0, 3_600_000>;
 type Lease = Between<100, 43_200_000>;
 type Levels = Between<1, 10>;
 type Partitions = Between<1, 64>;
+type Ageing = Between<0, 86_400_000>;
 type LongestBackoff = Between<1, 604_800_000>;
 /// Up to ten years.
 type Retention = Between<1000, 315_360_000_000>;
@@ -50,6 +51,10 @@ pub(crate) struct NewTopic {
     /// Queues: how many priorities are kept apart at the broker.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 10)]
     pub(crate) priority_levels: Option<Levels>,
+    /// Queues with priorities: a message that waits gains one priority each time this passes, in milliseconds, so that urgent
+    /// ones can't hold up the others for ever; 0: never.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 86_400_000)]
+    pub(crate) ageing_ms: Option<Ageing>,
     /// Streams: how many partitions.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 64)]
     pub(crate) partitions: Option<Partitions>,
@@ -213,6 +218,7 @@ async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
         }
     };
     only_for(Kind::Queue, "/priorityLevels", new.priority_levels.is_some_and(|levels| levels.get() > 1));
+    only_for(Kind::Queue, "/ageingMs", new.ageing_ms.is_some_and(|ageing| ageing.get() > 0));
     only_for(Kind::Stream, "/partitions", new.partitions.is_some_and(|partitions| partitions.get() > 1));
     if new.kind == Kind::Stream && new.max_length.is_some() {
         let detail = "a stream is limited by time: remove it, or use retentionMs";
@@ -251,6 +257,10 @@ async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
         partitions: match new.kind {
             Kind::Stream => new.partitions.map_or(defaults.partitions, |number| narrow(number.get())),
             Kind::Queue | Kind::Broadcast => 1,
+        },
+        ageing_ms: match new.priority_levels {
+            Some(levels) if levels.get() > 1 => new.ageing_ms.map_or(defaults.ageing_ms, Between::get),
+            _ => 0,
         },
         max_backoff_ms: new.max_backoff_ms.map(Between::get),
         retention_ms: new.retention_ms.map(Between::get),

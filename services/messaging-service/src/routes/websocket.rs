@@ -16,7 +16,7 @@ use super::{
     deliveries::{self, Extension, Retry, Which},
     subscribe::{Seat, Source, TOKEN_LOOK},
 };
-use crate::tail::Tailed;
+use crate::listener::Tailed;
 
 /// Largest frame of a subscriber's, in bytes.
 const LARGEST_FRAME: usize = 64 * 1024;

@@ -17,6 +17,32 @@ macro_rules! is_next_of_its_key {
     };
 }
 
+/// Leases what is ready, in the order of the expression and then of arrival.
+macro_rules! lease {
+    ($urgency:literal) => {
+        concat!(
+            "with taken as materialized ( \
+                 select delivery_id, ",
+            $urgency,
+            " as urgency from deliveries d \
+                 where group_id = $1 and state = 'ready' and due_at <= now() \
+                   and (expires_at is null or expires_at > now()) and ",
+            is_next_of_its_key!(),
+            " order by ",
+            $urgency,
+            " desc, delivery_id limit $2 for update of d skip locked), \
+             seated as ( \
+                 select delivery_id, row_number() over (order by urgency desc, delivery_id) as seat from taken) \
+             update deliveries d set state = 'leased', attempt = d.attempt + 1, lease_id = gen_random_uuid(), \
+                    due_at = now() + $3::float8 * interval '1 ms', subscriber_id = ($4::uuid[])[seat], \
+                    principal = ($5::text[])[seat] \
+             from seated where d.delivery_id = seated.delivery_id \
+             returning d.delivery_id, d.lease_id, d.subscriber_id, d.message_id, d.attempt, d.key, d.payload, d.headers, \
+                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat"
+        )
+    };
+}
+
 /// What is told of a lease that ended; of a delivery `d`, its topic `t`.
 macro_rules! returning_ended {
     () => {
@@ -99,33 +125,36 @@ pub struct Ended {
 }
 
 impl Store {
-    /// Hands out as many messages of the group as there are seats, the most urgent and oldest first.
+    /// Hands out as many messages of the group as there are seats, the most urgent and oldest first. With `ageing_ms`, a
+    /// message that waits gains one priority each time that passes, so that urgent ones can't hold up the others for ever.
     ///
     /// # Errors
     /// Those of the statement.
-    pub async fn lease(&self, group_id: Uuid, lease_ms: i64, seats: &[Seat]) -> Result<Vec<Leased>, Error> {
-        let mut leased = sqlx::query_as::<_, Leased>(
-            concat!("with taken as materialized ( \
-                 select delivery_id, priority from deliveries d \
-                 where group_id = $1 and state = 'ready' and due_at <= now() \
-                   and (expires_at is null or expires_at > now()) and ", is_next_of_its_key!(), "\
-                 order by priority desc, delivery_id limit $2 for update of d skip locked), \
-             seated as ( \
-                 select delivery_id, row_number() over (order by priority desc, delivery_id) as seat from taken) \
-             update deliveries d set state = 'leased', attempt = d.attempt + 1, lease_id = gen_random_uuid(), \
-                    due_at = now() + $3::float8 * interval '1 ms', subscriber_id = ($4::uuid[])[seat], \
-                    principal = ($5::text[])[seat] \
-             from seated where d.delivery_id = seated.delivery_id \
-             returning d.delivery_id, d.lease_id, d.subscriber_id, d.message_id, d.attempt, d.key, d.payload, d.headers, \
-                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat"),
-        )
-        .bind(group_id)
-        .bind(i64::try_from(seats.len()).unwrap_or(i64::MAX))
-        .bind(lease_ms)
-        .bind(seats.iter().map(|seat| seat.subscriber_id).collect::<Vec<_>>())
-        .bind(seats.iter().map(|seat| seat.principal.as_str()).collect::<Vec<_>>())
-        .fetch_all(&self.pool)
-        .await?;
+    pub async fn lease(
+        &self,
+        group_id: Uuid,
+        lease_ms: i64,
+        ageing_ms: Option<i64>,
+        seats: &[Seat],
+    ) -> Result<Vec<Leased>, Error> {
+        let statement = match ageing_ms {
+            // Its order is an index's.
+            None => sqlx::query_as::<_, Leased>(lease!("d.priority")),
+            Some(_) => sqlx::query_as::<_, Leased>(lease!(
+                "(d.priority + floor(greatest(extract(epoch from now() - d.published_at), 0) * 1000 / $6)::bigint)"
+            )),
+        };
+        let statement = statement
+            .bind(group_id)
+            .bind(i64::try_from(seats.len()).unwrap_or(i64::MAX))
+            .bind(lease_ms)
+            .bind(seats.iter().map(|seat| seat.subscriber_id).collect::<Vec<_>>())
+            .bind(seats.iter().map(|seat| seat.principal.as_str()).collect::<Vec<_>>());
+        let statement = match ageing_ms {
+            None => statement,
+            Some(ageing_ms) => statement.bind(ageing_ms),
+        };
+        let mut leased = statement.fetch_all(&self.pool).await?;
         leased.sort_unstable_by_key(|row| row.seat);
         Ok(leased)
     }

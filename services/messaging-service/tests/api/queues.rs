@@ -147,3 +147,38 @@ async fn what_a_subscriber_that_left_had_not_read_goes_back_at_once() {
     }
     messaging.stop().await;
 }
+
+#[tokio::test]
+async fn a_message_that_waits_long_is_handed_out_before_urgent_ones_that_are_young() {
+    let messaging = Harness::start().await;
+    messaging.topic("orders", "queue", &json!({ "priorityLevels": 3, "ageingMs": 200 })).await;
+    let made = messaging.topic("strict", "queue", &json!({ "priorityLevels": 3, "ageingMs": 0 })).await;
+    assert_eq!(made["ageingMs"], 0);
+    let pool = messaging.database.pool("kronos_messaging").await;
+    for (topic, expected) in [("orders", ["patient", "urgent"]), ("strict", ["urgent", "patient"])] {
+        messaging.publish_with(topic, "patient", &json!({ "priority": 0 })).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        messaging.publish_with(topic, "urgent", &json!({ "priority": 2 })).await;
+        // Held and given back, so that both are there to choose from.
+        let held = messaging.take(topic, "").await;
+        messaging
+            .client()
+            .post(&format!("/retry/{}", text(&held, "deliveryId")), &json!({ "delayMs": 0 }))
+            .await
+            .expect(202);
+        wait_up_to(PATIENCE, "both wait", async || {
+            let ready: i64 = sqlx::query_scalar("select count(*) from deliveries where state = 'ready'")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            ready == 2
+        })
+        .await;
+        for payload in expected {
+            let taken = messaging.take(topic, "").await;
+            assert_eq!(taken["payload"], payload, "{topic}");
+            messaging.client().post(&format!("/ack/{}", text(&taken, "deliveryId")), &json!(null)).await.expect(204);
+        }
+    }
+    messaging.stop().await;
+}
