@@ -10,9 +10,6 @@ use anyhow::Context as _;
 use auth_service::{Config, audit::offline};
 use kronos_common::service::{Extra, main_with};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     main_with("auth-service", auth_service::DEFAULTS, auth_service::start, vec![audit_verify()])
 }

@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     fs,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -195,14 +195,18 @@ fn fetched() -> anyhow::Result<PathBuf> {
     let place = target.join(FOLDER);
     if !place.join("bin/kc.sh").exists() {
         println!("\nFetching Keycloak from Maven Central");
-        let unpack = Command::new("mvn")
-            .args(["--batch-mode", "--quiet", "dependency:unpack"])
+        let fetch = Command::new("mvn")
+            .args(["--batch-mode", "--quiet", "dependency:copy"])
             .arg(format!("-Dartifact={ARTIFACT}"))
             .arg(format!("-DoutputDirectory={}", target.display()))
-            .current_dir(Path::new("/"))
+            .current_dir(target)
             .status()
             .context("run mvn")?;
-        ensure!(unpack.success(), "mvn could not fetch {ARTIFACT}");
+        ensure!(fetch.success(), "mvn could not fetch {ARTIFACT}");
+        let zip = target.join("keycloak-quarkus-dist-26.7.3.zip");
+        let unpack = Command::new("jar").arg("--extract").arg("--file").arg(&zip).current_dir(target).status();
+        ensure!(unpack.context("run jar")?.success(), "jar could not unpack {}", zip.display());
+        fs::remove_file(zip)?;
     }
     Ok(place)
 }
