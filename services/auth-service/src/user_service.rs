@@ -191,7 +191,7 @@ impl UserService {
         }
     }
 
-    /// Whether the user may, and why; says so if it is judged by what was last known.
+    /// Whether the user may, and why, as of `min_epoch` or later; says so if it is judged by what was last known.
     ///
     /// # Errors
     /// The database.
@@ -200,8 +200,9 @@ impl UserService {
         user_id: Uuid,
         permission: &str,
         resource: Option<&str>,
+        min_epoch: Option<i64>,
     ) -> Result<Decision, Problem> {
-        let path = format!("/users/{user_id}/access?{}", access_query(permission, resource));
+        let path = format!("/users/{user_id}/access?{}", access_query(permission, resource, min_epoch));
         match self.client.get::<Decision>(&path).await {
             Ok(decision) => Ok(decision),
             Err(error) if error.status().is_some_and(|status| status.as_u16() == 404) => {
@@ -214,17 +215,26 @@ impl UserService {
             Err(error) => {
                 log_absence(&error);
                 let known = store::grants::find(&self.pool, user_id).await?;
-                Ok(judge_last_known(known.as_ref(), permission, resource, Utc::now()))
+                match (&known, min_epoch) {
+                    (Some(known), Some(epoch)) if known.epoch < epoch => {
+                        let why = "what was last known of the user's rights may be older than that epoch";
+                        Ok(Decision::deny(why).noting("user-service does not answer"))
+                    }
+                    _ => Ok(judge_last_known(known.as_ref(), permission, resource, Utc::now())),
+                }
             }
         }
     }
 }
 
-fn access_query(permission: &str, resource: Option<&str>) -> String {
+fn access_query(permission: &str, resource: Option<&str>, min_epoch: Option<i64>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("permission", permission);
     if let Some(resource) = resource {
         query.append_pair("resource", resource);
+    }
+    if let Some(epoch) = min_epoch {
+        query.append_pair("minEpoch", &epoch.to_string());
     }
     query.finish()
 }

@@ -43,7 +43,7 @@ const fn open(name: &'static str, path: &'static str, upstream: &'static str) ->
     Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
 }
 
-const ROUTES: [Default; 37] = [
+const ROUTES: [Default; 38] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("auth-register", "/auth/register", "auth-service"),
@@ -68,6 +68,8 @@ const ROUTES: [Default; 37] = [
     below("roles", "/roles", "user-service"),
     below("permissions", "/permissions", "user-service"),
     below("groups", "/groups", "user-service"),
+    // Directories understand refusals in SCIM's own form only: user-service looks at the token itself.
+    Default { anonymous: true, ..below("scim", "/scim", "user-service") },
     below("logs", "/logs", "log-service"),
     below("otlp-logs", "/v1/logs", "log-service"),
     below("cache", "/cache", "cache-service"),

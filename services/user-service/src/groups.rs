@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{roles::Description, users::line};
+use crate::{roles::Description, scim::filter::Filter, users::line};
 
 /// A group, as stored and as sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
@@ -16,9 +16,12 @@ pub struct Group {
     pub description: String,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
-    /// The entity tag.
+    /// The entity tag; it changes with the members too.
     #[serde(skip)]
     pub version: i64,
+    /// A directory's own id of it.
+    #[serde(skip)]
+    pub external_id: Option<String>,
 }
 
 /// A member of a group.
@@ -49,6 +52,29 @@ pub struct GroupAssignment {
 pub struct GroupDefinition {
     pub name: GroupName,
     pub description: Description,
+    pub external_id: Option<String>,
+}
+
+/// What shall be otherwise with a group.
+#[derive(Debug, Default)]
+pub struct GroupChanges {
+    pub name: Option<GroupName>,
+    pub description: Option<Description>,
+    /// `Some(None)`: it shall have none.
+    pub external_id: Option<Option<String>>,
+    /// One after the other.
+    pub members: Vec<Members>,
+}
+
+/// What shall be otherwise with who is in a group.
+#[derive(Debug)]
+pub enum Members {
+    Add(Vec<Uuid>),
+    Remove(Vec<Uuid>),
+    /// Those and nobody else.
+    Set(Vec<Uuid>),
+    /// Those whom the filter finds are no members.
+    RemoveFound(Filter),
 }
 
 /// What a group is called; unique, whatever the case or Unicode form.

@@ -13,6 +13,7 @@ use crate::{
     changes::{self, Change},
     config::FirstAdministrator,
     roles::{ADMINISTRATOR, EVERYTHING, PermissionPattern, RoleDefinition},
+    scim::Document,
     store,
     users::{DisplayName, NewUser},
 };
@@ -127,10 +128,13 @@ async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Probl
         username: administrator.username.clone(),
         email: administrator.email.clone(),
         display_name: DisplayName::try_from("Administrator".to_owned()).expect("a name"),
+        disabled: false,
+        profile: Document::new(),
+        external_id: None,
     };
     let user = store::users::insert(&mut change, Uuid::now_v7(), &new).await?;
     store::assignments::put(&mut change, user.id, ADMINISTRATOR, None, None).await?;
-    changes::users::tell(&mut change, "created", &user).await?;
+    changes::users::tell(&mut change, None, "created", None, Some(&user)).await?;
     store::bootstrap::made(&mut change, user.id).await?;
     change.commit(app).await?;
     tracing::info!(username = name::key(&user.username), "made the first administrator");

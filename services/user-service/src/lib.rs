@@ -2,7 +2,7 @@
 //! passwords, sessions and tokens are auth-service's. Every change of rights makes a new epoch of whom it touches, a
 //! revocation of their older tokens and an event, in one transaction.
 //!
-//! Beside the floor plan of every service: `changes/` (what one request does across store, auth-service and events),
+//! Beside the floor plan of every service: `scim/` (how directories see people and groups), `changes/` (what one request does across store, auth-service and events),
 //! `credentials.rs` (the client of auth-service), `held.rs` (what people hold, remembered).
 
 pub mod catalogue;
@@ -15,6 +15,7 @@ mod jobs;
 pub mod rights;
 pub mod roles;
 mod routes;
+pub mod scim;
 mod store;
 pub mod users;
 
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     /// A role changed that many people hold.
     pub(crate) fanout_left: Notify,
     pub(crate) settings: config::Rights,
+    /// Where SCIM's resources are: the gateway's public address with the path.
+    pub(crate) scim_base: String,
 }
 
 impl std::ops::Deref for App {
@@ -107,6 +110,7 @@ impl App {
             ends_changed: Notify::new(),
             fanout_left: Notify::new(),
             settings: config.rights,
+            scim_base: format!("{}/scim/v2", config.identity.issuer.trim_end_matches('/')),
             pool,
         }));
         store::permissions::declare_all(&app.pool, &catalogue::BUILT_IN).await.context("declare the permissions")?;

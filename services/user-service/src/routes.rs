@@ -6,6 +6,7 @@ mod group_assignments;
 mod groups;
 mod permissions;
 mod roles;
+mod scim;
 mod users;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -38,6 +39,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(roles::list_roles, roles::create_role))
         .routes(routes!(roles::get_role, roles::replace_role, roles::delete_role))
         .routes(routes!(roles::dry_run))
+        .merge(scim::all())
 }
 
 /// The permissions that handlers ask for.

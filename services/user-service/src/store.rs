@@ -7,4 +7,5 @@ pub(crate) mod groups;
 pub(crate) mod permissions;
 pub(crate) mod rights;
 pub(crate) mod roles;
+pub(crate) mod scim;
 pub(crate) mod users;

@@ -1,11 +1,16 @@
 //! People: what a name, an address and a display name may be, and when two are the same. Rights are in `rights.rs`.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use kronos_common::name;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::scim::{Document, person};
 
 /// A person, as stored and as sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
@@ -24,6 +29,12 @@ pub struct User {
     /// The version of the rights.
     #[serde(skip)]
     pub epoch: i64,
+    /// What SCIM says of them beyond the above.
+    #[serde(skip)]
+    pub profile: Json<Document>,
+    /// A directory's own id of them.
+    #[serde(skip)]
+    pub external_id: Option<String>,
 }
 
 /// What a person logs in with.
@@ -56,6 +67,9 @@ pub struct NewUser {
     pub username: Username,
     pub email: Email,
     pub display_name: DisplayName,
+    pub disabled: bool,
+    pub profile: Document,
+    pub external_id: Option<String>,
 }
 
 /// What of a person shall be otherwise.
@@ -65,7 +79,6 @@ pub struct Changes {
     pub email: Option<Email>,
     pub display_name: Option<DisplayName>,
     pub disabled: Option<bool>,
-    pub password: Option<Password>,
 }
 
 /// In which order people are listed.
@@ -112,6 +125,23 @@ impl Order {
     }
 }
 
+impl User {
+    /// The names of what is otherwise with `other`, by SCIM's names for what only SCIM knows.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let own = [
+            ("username", self.username != other.username),
+            ("email", self.email != other.email),
+            ("displayName", self.display_name != other.display_name),
+            ("disabled", self.disabled != other.disabled),
+            ("externalId", self.external_id != other.external_id),
+        ];
+        let names = self.profile.keys().chain(other.profile.keys());
+        let of_profile = names.filter(|name| self.profile.get(*name) != other.profile.get(*name)).map(String::as_str);
+        let own = own.into_iter().filter_map(|(name, differs)| differs.then_some(name));
+        own.chain(of_profile).collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+    }
+}
+
 impl Changes {
     /// The person after the changes; version and times are the store's.
     pub fn apply(&self, user: &User) -> User {
@@ -121,11 +151,16 @@ impl Changes {
         }
         if let Some(Email(email)) = &self.email {
             changed.email.clone_from(email);
+            person::change_email(&mut changed.profile, email);
         }
         if let Some(DisplayName(display_name)) = &self.display_name {
             changed.display_name.clone_from(display_name);
+            changed.profile.remove("displayName");
         }
-        changed.disabled = self.disabled.unwrap_or(user.disabled);
+        if let Some(disabled) = self.disabled {
+            changed.disabled = disabled;
+            changed.profile.remove("active");
+        }
         changed
     }
 }

@@ -166,6 +166,12 @@ impl Api {
         Self { token: Some(token), ..self.clone() }
     }
 
+    /// The token, for a client of another kind; empty without one.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
+    }
+
     /// The same caller at another address, such as a service's own.
     #[must_use]
     pub fn at(&self, base_url: String) -> Self {

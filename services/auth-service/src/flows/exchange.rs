@@ -113,7 +113,7 @@ async fn for_robot(
     let person = person.ok_or_else(|| invalid_request("actor_token: only a person acts for a robot"))?;
     let registered = client_auth::find(app, robot).await?;
     let registered = registered.ok_or_else(|| Problem::bad_request("invalid_grant", "there is no such robot"))?;
-    let decision = app.users.check(person, ACT_FOR_ROBOTS, Some(&format!("robot:{robot}"))).await?;
+    let decision = app.users.check(person, ACT_FOR_ROBOTS, Some(&format!("robot:{robot}")), None).await?;
     if !decision.allowed {
         let detail = format!("this needs the permission {ACT_FOR_ROBOTS} on robot:{robot}");
         return Err(Problem::forbidden(detail));

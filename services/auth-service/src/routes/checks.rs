@@ -125,6 +125,9 @@ pub(super) struct CheckRequest {
     permission: PermissionName,
     /// Such as `robot:R-42`.
     resource: Option<Name>,
+    /// The `Kronos-Epoch` of a change of a user's rights that the answer must know of.
+    #[schema(minimum = 1)]
+    min_epoch: Option<i64>,
 }
 
 /// Says whether somebody may do something, and why or why not; by what is true now, not by what a token says.
@@ -154,7 +157,7 @@ async fn decide(app: &App, question: &CheckRequest) -> Result<Decision> {
         (Some(client), _) => Ok(judge_global("the client", &client.permissions, permission)),
         (None, Ok(user_id)) => {
             let resource = question.resource.as_ref().map(|resource| resource.0.as_str());
-            app.users.check(user_id, permission, resource).await
+            app.users.check(user_id, permission, resource, question.min_epoch).await
         }
         (None, Err(_)) => Ok(Decision::deny("there is no such subject")),
     }

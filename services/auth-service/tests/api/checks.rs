@@ -109,6 +109,26 @@ async fn while_user_service_is_away_the_last_known_rights_decide_and_it_is_said(
 }
 
 #[tokio::test]
+async fn who_has_seen_a_change_gets_no_answer_from_before_it() {
+    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 300).await;
+    let user = auth.user(&["robots:*"]).await;
+    auth.login(&user).await;
+    let ask =
+        |epoch: i64| check(&auth, json!({ "subject": user.id, "permission": "robots:repair", "minEpoch": epoch }));
+    assert_eq!(ask(7).await["why"], json!(["as of 7"]), "user-service is asked for it");
+    auth.users.set_mode(Mode::Fails);
+    let known: i64 = sqlx::query_scalar("select epoch from grants where user_id = $1")
+        .bind(user.id)
+        .fetch_one(&auth.pool)
+        .await
+        .unwrap();
+    assert_eq!(ask(known).await["allowed"], true);
+    let refused = ask(known + 1).await;
+    assert_eq!(refused["allowed"], false, "{refused}");
+    assert!(refused["why"].to_string().contains("older than that epoch"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_client_is_judged_by_its_own_permissions() {
     let auth = TestAuth::start().await;
     let allowed = check(&auth, json!({ "subject": "ouranos-crm", "permission": "users:read" })).await;

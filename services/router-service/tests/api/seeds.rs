@@ -79,6 +79,8 @@ async fn the_six_services_are_reached_from_the_first_start_on() {
     ] {
         assert_eq!(gateway.client.post(path, &json!({})).await.expect(200).json()["instance"], "auth", "{path}");
     }
+    // Directories want refusals in SCIM's form: user-service looks at the token.
+    assert_eq!(gateway.client.get("/scim/v2/Users").await.expect(200).json()["instance"], "user");
     gateway.client.get("/nodes").await.expect_problem(401, "token_missing");
     gateway.client.get("/auth/login/more").await.expect_problem(401, "token_missing");
     gateway.client.get("/live").await.expect_problem(404, "not_found");

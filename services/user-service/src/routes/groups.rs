@@ -25,7 +25,7 @@ use super::{
 use crate::{
     App,
     changes::{self, Actor},
-    groups::{Group, GroupDefinition, GroupName, Member},
+    groups::{Group, GroupChanges, GroupDefinition, GroupName, Member},
     roles::Description,
     store,
 };
@@ -87,8 +87,8 @@ pub(super) async fn create_group(
     allowed: Allowed<CanWriteUsers>,
     Json(body): Json<CreateGroup>,
 ) -> Result<Response> {
-    let definition = GroupDefinition { name: body.name, description: body.description };
-    let group = changes::groups::create(&app, Actor(&allowed.caller), &definition).await?;
+    let definition = GroupDefinition { name: body.name, description: body.description, external_id: None };
+    let (group, _) = changes::groups::create(&app, Actor(&allowed.caller), &definition, &[]).await?;
     let location = [(header::LOCATION, format!("/groups/{}", group.id))];
     Ok((StatusCode::CREATED, location, tag(&group), Json(group)).into_response())
 }
@@ -142,7 +142,8 @@ pub(super) async fn update_group(
     condition: IfMatch,
     Json(UpdateGroup { name, description }): Json<UpdateGroup>,
 ) -> Result<Response> {
-    let group = changes::groups::rename(&app, Actor(&allowed.caller), id, &condition, name, description).await?;
+    let changes = GroupChanges { name, description, ..GroupChanges::default() };
+    let (group, _) = changes::groups::change(&app, Actor(&allowed.caller), id, Some(&condition), &changes).await?;
     Ok((tag(&group), Json(group)).into_response())
 }
 

@@ -20,7 +20,8 @@ use super::allowed::{CanReadUsers, CanWriteUsers};
 use crate::{
     App,
     changes::{self, Actor},
-    store,
+    scim::{Document, filter::Filter},
+    store::{self, users::Wanted},
     users::{Changes, DisplayName, Email, NewUser, Order, Password, Position, User, Username},
 };
 
@@ -38,6 +39,9 @@ pub(super) struct UserQuery {
     /// Only those who have this text in their username, address or display name, in any case and Unicode form; a text of one
     /// or two characters: at the beginning of a word.
     q: Option<String>,
+    /// Only those whom a SCIM filter finds (RFC 7644 section 3.4.2.2), by SCIM's names of attributes.
+    #[param(example = "externalId pr and emails.value ew \"@example.com\"")]
+    filter: Option<String>,
     /// In which order: by username if nothing else is asked for; with `q` by creation, which is found fast however many have
     /// the text. A cursor goes on in the order that it was made in.
     #[param(value_type = Option<String>, example = "-createdAt")]
@@ -84,7 +88,7 @@ pub(super) struct UpdateUser {
     get, path = "/users", tag = "user-service", security(("bearer" = [])), params(UserQuery),
     responses(
         (status = 200, description = "A page", body = Page<User>),
-        (status = 400, description = "`invalid_query`, `invalid_cursor`", body = ProblemBody),
+        (status = 400, description = "`invalid_query`, `invalid_cursor`, `invalid_filter`", body = ProblemBody),
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 403, description = "Needs `users:read`", body = ProblemBody),
     )
@@ -110,7 +114,10 @@ pub(super) async fn list_users(
         Some((_, id)) => Some(id),
         None => None,
     };
-    let users = store::users::list(&app.pool, text.as_deref(), order, after.as_ref(), query.limit.fetch()).await?;
+    let filter = query.filter.as_deref().filter(|filter| !filter.trim().is_empty());
+    let filter = filter.map(Filter::parse).transpose()?;
+    let wanted = Wanted { text: text.as_deref(), filter: filter.as_ref() };
+    let users = store::users::list(&app.pool, &wanted, order, after.as_ref(), query.limit.fetch()).await?;
     Ok(Json(Page::new(users, query.limit, |user| (order, order.position(user)))))
 }
 
@@ -129,11 +136,13 @@ pub(super) async fn list_users(
 )]
 pub(super) async fn create_user(
     State(app): State<App>,
-    _: Allowed<CanWriteUsers>,
+    allowed: Allowed<CanWriteUsers>,
     Json(body): Json<CreateUser>,
 ) -> Result<Response> {
-    let new = NewUser { username: body.username, email: body.email, display_name: body.display_name };
-    let user = changes::users::create(&app, &new, body.password.as_ref()).await?;
+    let CreateUser { username, email, display_name, password } = body;
+    let (disabled, profile, external_id) = (false, Document::new(), None);
+    let new = NewUser { username, email, display_name, disabled, profile, external_id };
+    let user = changes::users::create(&app, Actor(&allowed.caller), Uuid::now_v7(), &new, password.as_ref()).await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, tag(&user), Json(user)).into_response())
 }
@@ -189,8 +198,9 @@ pub(super) async fn update_user(
     Json(body): Json<UpdateUser>,
 ) -> Result<Response> {
     let UpdateUser { username, email, display_name, disabled, password } = body;
-    let changes = Changes { username, email, display_name, disabled, password };
-    let user = changes::users::change(&app, Actor(&allowed.caller), id, &condition, &changes).await?;
+    let wanted = Changes { username, email, display_name, disabled };
+    let plan = |user: &User| Ok((wanted.apply(user), password));
+    let user = changes::users::change(&app, Actor(&allowed.caller), id, &condition, plan).await?;
     Ok((tag(&user), Json(user)).into_response())
 }
 

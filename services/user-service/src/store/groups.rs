@@ -13,13 +13,14 @@ use crate::groups::{Group, GroupDefinition, Member};
 pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, definition: &GroupDefinition) -> Result<Group> {
     let (name, description) = (definition.name.as_str(), definition.description.as_str());
     sqlx::query_as::<_, Group>(
-        "insert into groups (id, name, name_key, description) values ($1, $2, $3, $4)
-         returning id, name, description, version, created_at, updated_at",
+        "insert into groups (id, name, name_key, description, external_id) values ($1, $2, $3, $4, $5)
+         returning id, name, description, version, created_at, updated_at, external_id",
     )
     .bind(id)
     .bind(name)
     .bind(name::key(name))
     .bind(description)
+    .bind(&definition.external_id)
     .fetch_one(connection)
     .await
     .on_constraint("groups_name_key_key", name_taken())
@@ -28,14 +29,15 @@ pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, definition: 
 /// Writes what `group` says now and makes the next version of it.
 pub(crate) async fn update(connection: &mut PgConnection, group: &Group) -> Result<Group> {
     sqlx::query_as::<_, Group>(
-        "update groups set name = $2, name_key = $3, description = $4, version = version + 1, updated_at = now()
+        "update groups set name = $2, name_key = $3, description = $4, external_id = $5, version = version + 1, updated_at = now()
          where id = $1
-         returning id, name, description, version, created_at, updated_at",
+         returning id, name, description, version, created_at, updated_at, external_id",
     )
     .bind(group.id)
     .bind(&group.name)
     .bind(name::key(&group.name))
     .bind(&group.description)
+    .bind(&group.external_id)
     .fetch_one(connection)
     .await
     .on_constraint("groups_name_key_key", name_taken())
@@ -44,7 +46,7 @@ pub(crate) async fn update(connection: &mut PgConnection, group: &Group) -> Resu
 /// A group, locked until the transaction ends.
 pub(crate) async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Group> {
     sqlx::query_as::<_, Group>(
-        "select id, name, description, version, created_at, updated_at from groups where id = $1 for update",
+        "select id, name, description, version, created_at, updated_at, external_id from groups where id = $1 for update",
     )
     .bind(id)
     .fetch_optional(connection)
@@ -55,12 +57,43 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<Grou
 /// A group.
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Group> {
     sqlx::query_as::<_, Group>(
-        "select id, name, description, version, created_at, updated_at from groups where id = $1",
+        "select id, name, description, version, created_at, updated_at, external_id from groups where id = $1",
     )
     .bind(id)
     .fetch_optional(pool)
     .await?
     .ok_or_else(no_group)
+}
+
+/// Groups of these ids, in no order.
+pub(crate) async fn find_all(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Group>> {
+    Ok(sqlx::query_as::<_, Group>(
+        "select id, name, description, version, created_at, updated_at, external_id from groups where id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The members of these groups, each with the group.
+pub(crate) async fn members_of(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>> {
+    Ok(sqlx::query_as(
+        "select group_id, user_id from group_members where group_id = any($1) order by group_id, user_id",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The groups that these people are in: the person, the group and its name.
+pub(crate) async fn of_users(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Uuid, String)>> {
+    Ok(sqlx::query_as(
+        "select m.user_id, g.id, g.name from group_members m join groups g on g.id = m.group_id
+         where m.user_id = any($1) order by m.user_id, g.name_key",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?)
 }
 
 /// The last change of what a group has; 404 if there is no such group.
@@ -81,7 +114,7 @@ pub(crate) async fn raise(connection: &mut PgConnection, id: Uuid, epoch: i64) -
 /// Groups in the order of their names' keys, after the key `after`.
 pub(crate) async fn list(pool: &PgPool, after: Option<&str>, count: i64) -> Result<Vec<Group>> {
     Ok(sqlx::query_as::<_, Group>(
-        "select id, name, description, version, created_at, updated_at from groups
+        "select id, name, description, version, created_at, updated_at, external_id from groups
          where $1::text is null or name_key > $1 order by name_key limit $2",
     )
     .bind(after)
@@ -93,7 +126,7 @@ pub(crate) async fn list(pool: &PgPool, after: Option<&str>, count: i64) -> Resu
 /// The groups that a person is in, in the order of their names' keys.
 pub(crate) async fn of_user(pool: &PgPool, user_id: Uuid, after: Option<&str>, count: i64) -> Result<Vec<Group>> {
     Ok(sqlx::query_as::<_, Group>(
-        "select g.id, g.name, g.description, g.version, g.created_at, g.updated_at
+        "select g.id, g.name, g.description, g.version, g.created_at, g.updated_at, g.external_id
          from group_members m join groups g on g.id = m.group_id
          where m.user_id = $1 and ($2::text is null or g.name_key > $2) order by g.name_key limit $3",
     )
@@ -124,26 +157,37 @@ pub(crate) async fn granted(connection: &mut PgConnection, id: Uuid) -> Result<V
     .await?)
 }
 
-/// Takes somebody in; `false` if they were a member before.
-pub(crate) async fn add_member(connection: &mut PgConnection, id: Uuid, user_id: Uuid) -> Result<bool> {
-    let added = sqlx::query(
-        "insert into group_members (group_id, user_id) values ($1, $2) on conflict on constraint group_members_pkey do nothing",
+/// Makes the next version of a group, whose members have changed.
+pub(crate) async fn touch(connection: &mut PgConnection, id: Uuid) -> Result<Group> {
+    sqlx::query_as::<_, Group>(
+        "update groups set version = version + 1, updated_at = now() where id = $1
+         returning id, name, description, version, created_at, updated_at, external_id",
     )
     .bind(id)
-    .bind(user_id)
-    .execute(connection)
-    .await?;
-    Ok(added.rows_affected() == 1)
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(no_group)
 }
 
-/// Lets somebody go; `false` if they were no member.
-pub(crate) async fn remove_member(connection: &mut PgConnection, id: Uuid, user_id: Uuid) -> Result<bool> {
-    let removed = sqlx::query("delete from group_members where group_id = $1 and user_id = $2")
+/// Takes people in; gives those who were no members before.
+pub(crate) async fn add_members(connection: &mut PgConnection, id: Uuid, people: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "insert into group_members (group_id, user_id) select $1, unnest($2::uuid[])
+         on conflict on constraint group_members_pkey do nothing returning user_id",
+    )
+    .bind(id)
+    .bind(people)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Lets people go; gives those who were members.
+pub(crate) async fn remove_members(connection: &mut PgConnection, id: Uuid, people: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar("delete from group_members where group_id = $1 and user_id = any($2) returning user_id")
         .bind(id)
-        .bind(user_id)
-        .execute(connection)
-        .await?;
-    Ok(removed.rows_affected() == 1)
+        .bind(people)
+        .fetch_all(connection)
+        .await?)
 }
 
 /// Members by id, after the id `after`.

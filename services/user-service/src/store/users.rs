@@ -4,18 +4,22 @@ use kronos_common::{
     name,
     problem::{OnConstraint as _, Problem, Result},
 };
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, types::Json};
 use uuid::Uuid;
 
-use crate::users::{NewUser, Order, Position, User, search_text};
+use super::scim;
+use crate::{
+    scim::filter::Filter,
+    users::{NewUser, Order, Position, User, search_text},
+};
 
 /// Makes a person; their rights begin at epoch 1.
 pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, new: &NewUser) -> Result<User> {
     let (username, email, display_name) = (new.username.as_str(), new.email.as_str(), new.display_name.as_str());
     sqlx::query_as::<_, User>(
-        "insert into users (id, username, username_key, email, email_key, display_name, search)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch",
+        "insert into users (id, username, username_key, email, email_key, display_name, search, disabled, profile, external_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id",
     )
     .bind(id)
     .bind(username)
@@ -24,6 +28,9 @@ pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, new: &NewUse
     .bind(name::key(email))
     .bind(display_name)
     .bind(search_text(username, email, display_name))
+    .bind(new.disabled)
+    .bind(Json(&new.profile))
+    .bind(&new.external_id)
     .fetch_one(connection)
     .await
     .on_constraint("users_username_key_key", username_taken())
@@ -35,9 +42,9 @@ pub(crate) async fn update(connection: &mut PgConnection, user: &User) -> Result
     sqlx::query_as::<_, User>(
         "update users
          set username = $2, username_key = $3, email = $4, email_key = $5, display_name = $6, search = $7, disabled = $8,
-             version = version + 1, updated_at = now()
+             profile = $9, external_id = $10, version = version + 1, updated_at = now()
          where id = $1
-         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch",
+         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id",
     )
     .bind(user.id)
     .bind(&user.username)
@@ -47,6 +54,8 @@ pub(crate) async fn update(connection: &mut PgConnection, user: &User) -> Result
     .bind(&user.display_name)
     .bind(search_text(&user.username, &user.email, &user.display_name))
     .bind(user.disabled)
+    .bind(&user.profile)
+    .bind(&user.external_id)
     .fetch_one(connection)
     .await
     .on_constraint("users_username_key_key", username_taken())
@@ -56,7 +65,7 @@ pub(crate) async fn update(connection: &mut PgConnection, user: &User) -> Result
 /// A person, locked until the transaction ends.
 pub(crate) async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<User> {
     sqlx::query_as::<_, User>(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
          from users where id = $1 for update",
     )
     .bind(id)
@@ -65,10 +74,29 @@ pub(crate) async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<User
     .ok_or_else(no_user)
 }
 
+/// Locks people until the transaction ends, in the order of their ids; gives those who exist.
+pub(crate) async fn lock_all(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar("select id from users where id = any($1) order by id for update")
+        .bind(ids)
+        .fetch_all(connection)
+        .await?)
+}
+
+/// People of these ids, in no order.
+pub(crate) async fn find_all(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<User>> {
+    Ok(sqlx::query_as::<_, User>(
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+         from users where id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?)
+}
+
 /// A person.
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<User> {
     sqlx::query_as::<_, User>(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
          from users where id = $1",
     )
     .bind(id)
@@ -77,16 +105,23 @@ pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<User> {
     .ok_or_else(no_user)
 }
 
-/// People in an order, after a position in it; with `text`, those who have it in their username, address or display name
-/// (of one or two characters: at the beginning of a word).
+/// Which people are listed.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// They have it in their username, address or display name (of one or two characters: at the beginning of a word).
+    pub(crate) text: Option<&'a str>,
+    pub(crate) filter: Option<&'a Filter>,
+}
+
+/// People in an order, after a position in it.
 pub(crate) async fn list(
     pool: &PgPool,
-    text: Option<&str>,
+    wanted: &Wanted<'_>,
     order: Order,
     after: Option<&Position>,
     count: i64,
 ) -> Result<Vec<User>> {
-    let pattern = text.map(name::key).map(|text| match text.chars().count() {
+    let pattern = wanted.text.map(name::key).map(|text| match text.chars().count() {
         // Too short for the index, but for the beginnings of words.
         ..=2 => format!("% {}%", escape_like(&text)),
         _ => format!("%{}%", escape_like(&text)),
@@ -98,20 +133,30 @@ pub(crate) async fn list(
         Order::CreatedDescending => ("id", "desc", "<"),
     };
     // Only conditions that are needed, so that each question gets the plan that suits it.
-    let beyond = after.map_or(String::new(), |_| format!("and {key} {comparison} $2"));
-    let found = pattern.as_ref().map_or("", |_| r"and search like $3 escape '\'");
-    let statement = format!(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch
-         from users where true {beyond} {found} order by {key} {direction} limit $1"
+    let mut query = QueryBuilder::<Postgres>::new(
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+         from users r where true",
     );
-    // Made of the words above. Not kept: whether a text is frequent or rare decides on the plan.
-    let query = sqlx::query_as::<_, User>(AssertSqlSafe(statement)).persistent(pattern.is_none()).bind(count);
-    let query = match after {
-        Some(Position::Key(key)) => query.bind(key.as_str()),
-        Some(Position::Id(id)) => query.bind(id),
-        None => query.bind(None::<String>),
-    };
-    Ok(query.bind(pattern).fetch_all(pool).await?)
+    match after {
+        Some(Position::Key(position)) => {
+            query.push(format!(" and {key} {comparison} ")).push_bind(position.clone());
+        }
+        Some(Position::Id(position)) => {
+            query.push(format!(" and {key} {comparison} ")).push_bind(*position);
+        }
+        None => {}
+    }
+    // Not kept: whether a text is frequent or rare decides on the plan.
+    let keep = pattern.is_none() && wanted.filter.is_none();
+    if let Some(pattern) = pattern {
+        query.push(" and search like ").push_bind(pattern).push(r" escape '\'");
+    }
+    if let Some(filter) = wanted.filter {
+        query.push(" and ");
+        scim::push_people(&mut query, filter)?;
+    }
+    query.push(format!(" order by {key} {direction} limit ")).push_bind(count);
+    Ok(query.build_query_as::<User>().persistent(keep).fetch_all(pool).await?)
 }
 
 /// Removes a person and what hangs on them.

@@ -11,6 +11,9 @@ async fn operations(fixture: &Fixture) -> Vec<(Method, String, bool)> {
     let document = http(fixture.running.api).get("/openapi.json").await.expect(200).json();
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
+        if path.starts_with("/scim/") {
+            continue; // They have errors and a test of their own.
+        }
         let path = path.replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057").replace("{role}", "customer");
         let path = path.replace("{userId}", "01890a5d-ac96-774b-bcce-b302099a8057");
         let path = path.replace("{service}", "hermes").replace("{permission}", "robots:use");

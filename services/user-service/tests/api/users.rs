@@ -167,6 +167,36 @@ async fn the_list_is_in_order_page_by_page_and_can_be_searched() {
 }
 
 #[tokio::test]
+async fn the_list_takes_the_filters_of_scim() {
+    let fixture = Fixture::new().await;
+    for name in ["anna", "ben", "carl"] {
+        fixture.user(name).await;
+    }
+    let list = |query: &str| fixture.admin.get(&format!("/users?{query}"));
+    for (query, expected) in [
+        ("filter=userName%20sw%20%22A%22", vec!["anna"]),
+        ("filter=emails.value%20co%20%22@example%22%20and%20not%20(userName%20eq%20%22ben%22)", vec!["anna", "carl"]),
+        ("filter=userName%20gt%20%22anna%22&sort=-username&limit=1", vec!["carl"]),
+        ("filter=active%20eq%20true&q=en", vec![]),
+        ("filter=active%20eq%20true&q=ben", vec!["ben"]),
+        ("filter=", vec!["anna", "ben", "carl"]),
+    ] {
+        let page = list(query).await.expect(200).json();
+        let found: Vec<&str> =
+            page["items"].as_array().unwrap().iter().map(|user| user["username"].as_str().unwrap()).collect();
+        assert_eq!(found, expected, "{query}");
+    }
+    let first = list("filter=userName%20gt%20%22anna%22&limit=1").await.expect(200).json();
+    let cursor = first["nextCursor"].as_str().unwrap();
+    let second = list(&format!("filter=userName%20gt%20%22anna%22&limit=1&cursor={cursor}")).await.expect(200).json();
+    assert_eq!((&first["items"][0]["username"], &second["items"][0]["username"]), (&json!("ben"), &json!("carl")));
+    let nested = format!("{}title%20pr{}", "(".repeat(1_000), ")".repeat(1_000));
+    for bad in ["colour%20pr", "userName", "emails%5Bcolour%20pr%5D", nested.as_str()] {
+        list(&format!("filter={bad}")).await.expect_problem(400, "invalid_filter");
+    }
+}
+
+#[tokio::test]
 async fn what_happens_to_a_person_is_told() {
     let fixture = Fixture::new().await;
     let mut events = fixture.listen("kronos.user.*").await;
@@ -180,6 +210,11 @@ async fn what_happens_to_a_person_is_told() {
         let event = events.next().await;
         assert_eq!(event.subject.as_deref(), Some(id.as_str()));
         assert!(!event.encode().contains("example.com"), "an address is nobody's business");
+        if event.type_ == "kronos.user.updated" && event.data["before"]["disabled"] == false {
+            let (before, after) = (&event.data["before"], &event.data["after"]);
+            assert_eq!((&before["username"], &after["disabled"]), (&json!("camille"), &json!(true)));
+            assert_eq!((&event.data["changed"], &event.data["by"]["subject"]), (&json!(["disabled"]), &json!("root")));
+        }
         told.push((event.type_.rsplit_once('.').unwrap().1.to_owned(), event.data["epoch"].as_i64().unwrap()));
     }
     let expected = [

@@ -23,6 +23,9 @@ struct Operation {
 /// Lists that must be the same before and after.
 const STATE: [&str; 6] = ["/users", "/roles", "/topics", "/routes", "/upstreams", "/oauth/clients"];
 
+/// The media type of SCIM's answers.
+const SCIM: &str = "application/scim+json";
+
 /// Over every service's body limit, but not the gateway's: the service itself refuses, while the body is still sent.
 const LARGE: usize = 9 * 1024 * 1024;
 /// Over the gateway's limit.
@@ -48,8 +51,10 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
         let call = format!("{} {}", operation.method, operation.path);
         let judge = |what: &str, answer: Answer, status: &[u16]| {
             let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-            // OAuth's own endpoints answer with OAuth's own errors (RFC 6749 section 5.2).
+            // OAuth's own endpoints answer with OAuth's own errors (RFC 6749 section 5.2), SCIM's with SCIM's (RFC 7644
+            // section 3.12).
             let told = (kind == "application/problem+json" && answer.json["code"].is_string())
+                || (operation.path.starts_with("/scim/") && kind == SCIM && answer.json["status"].is_string())
                 || (operation.path.starts_with("/oauth/") && answer.json["error"].is_string());
             let right = status.contains(&answer.status.as_u16()) && told;
             (!right).then(|| format!("{call}: {what}: {} {kind} {}", answer.status, answer.json))
@@ -86,8 +91,9 @@ async fn every_operation_refuses_what_is_wrong_with_a_problem_and_changes_nothin
         for (what, kind, body, status) in bad_bodies(schema) {
             let request = admin.request(operation.method.clone(), &operation.path);
             let response = request.header(CONTENT_TYPE, kind).body(body).send().await;
-            // AuthZEN's endpoints answer with AuthZEN's status (Authorization API 1.0 section 10.1.2).
-            let status = if operation.path.starts_with("/access/") && status == [422] { &[400] } else { status };
+            // AuthZEN's endpoints answer with AuthZEN's status (Authorization API 1.0 section 10.1.2), SCIM's with SCIM's.
+            let own = ["/access/", "/scim/"].iter().any(|path| operation.path.starts_with(path));
+            let status = if own && status == [422] { &[400] } else { status };
             match response {
                 Ok(response) => wrong.extend(judge(what, read(call.clone(), response).await.unwrap(), status)),
                 Err(error) => wrong.push(format!("{call}: {what}: {error}")),
@@ -175,6 +181,7 @@ fn operations(document: &Value) -> Vec<Operation> {
                 needs_token: operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty()),
                 body: operation
                     .pointer("/requestBody/content/application~1json/schema")
+                    .or_else(|| operation.pointer("/requestBody/content/application~1scim+json/schema"))
                     .map(|schema| resolve(document, schema)),
                 form: operation.pointer("/requestBody/content/application~1x-www-form-urlencoded").is_some(),
             });
@@ -183,11 +190,13 @@ fn operations(document: &Value) -> Vec<Operation> {
     operations
 }
 
-/// Path parameters become ids that name nothing.
+/// Path parameters become ids that name nothing; kinds of resources become one of them.
 fn fill(template: &str) -> String {
-    let filled = template
-        .split('/')
-        .map(|segment| if segment.starts_with('{') { uuid::Uuid::now_v7().to_string() } else { segment.to_owned() });
+    let filled = template.split('/').map(|segment| match segment {
+        "{resources}" => "Users".to_owned(),
+        parameter if parameter.starts_with('{') => uuid::Uuid::now_v7().to_string(),
+        segment => segment.to_owned(),
+    });
     filled.collect::<Vec<_>>().join("/")
 }
 
@@ -208,6 +217,7 @@ fn is_for_everybody(path: &str) -> bool {
         "/auth/passkeys",
         "/auth/api-keys",
         "/auth/links",
+        "/scim/v2/Me",
     ]
     .iter()
     .any(|own| path.starts_with(own))

@@ -8,3 +8,6 @@ mod faults;
 mod journey;
 mod oauth_clients;
 mod platform;
+mod python;
+mod recipes;
+mod scim;

@@ -1,14 +1,7 @@
 //! OAuth clients that nobody here wrote, through the gateway: authlib in Python, the crate `oauth2` in Rust. They go through the
 //! flows as their documentation has it; the pages are driven by their forms, as a person without scripts would.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use kronos_e2e::api::{Api, Target, text};
 use oauth2::{
@@ -18,10 +11,10 @@ use oauth2::{
 };
 use serde_json::{Value, json};
 
-use crate::platform::Platform;
+use crate::{platform::Platform, python};
 
 const REDIRECT: &str = "http://127.0.0.1:47110/cb";
-const REQUIREMENTS: &str = include_str!("../../python/requirements.txt");
+const REQUIREMENTS: &str = include_str!("../../python/authlib_requirements.txt");
 
 struct Registered {
     public: String,
@@ -59,53 +52,7 @@ async fn authlib_goes_through_every_flow() {
         "public": clients.public, "confidential": clients.confidential, "secret": clients.secret,
         "username": platform.target.admin.username, "password": platform.target.admin.password,
     });
-    let output = tokio::task::spawn_blocking(move || {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/authlib_client.py");
-        let mut python = Command::new(python_with_authlib())
-            .arg(script)
-            .env("NO_PROXY", "127.0.0.1")
-            .env("no_proxy", "127.0.0.1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        python.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
-        python.wait_with_output().unwrap()
-    })
-    .await
-    .unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.trim() == "ok", "{said}\n{complained}");
-}
-
-/// The Python of a virtual environment with the pinned packages; made once, beside the workspace's other private things.
-fn python_with_authlib() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let venv = root.join(".kronos/authlib");
-    let (python, mark) = (venv.join("bin/python3"), venv.join("requirements.txt"));
-    // Written last: an installation that broke off is made anew.
-    if fs::read_to_string(&mark).is_ok_and(|installed| installed == REQUIREMENTS) {
-        return python;
-    }
-    let _ = fs::remove_dir_all(&venv);
-    fs::create_dir_all(venv.parent().unwrap()).unwrap();
-    run(
-        "make a virtual environment (Debian's packages: python3 python3-venv)",
-        Command::new("python3").args(["-m", "venv"]).arg(&venv),
-    );
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/requirements.txt");
-    let pip =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--requirement"];
-    run("install the pinned packages from PyPI", Command::new(&python).args(pip).arg(requirements));
-    fs::write(mark, REQUIREMENTS).unwrap();
-    python
-}
-
-fn run(what: &str, command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("could not {what}: {error}"));
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "could not {what}: {}\n{complained}", output.status);
+    python::run("authlib", "authlib_client.py", REQUIREMENTS, &given).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

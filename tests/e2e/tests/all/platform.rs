@@ -58,7 +58,7 @@ pub(crate) struct Platform {
     pub(crate) target: Target,
     services: BTreeMap<&'static str, Service>,
     directory: PathBuf,
-    _database: TestDatabase,
+    database: TestDatabase,
     _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
@@ -162,7 +162,7 @@ impl Platform {
             }
             services.insert(name, Service { environment, operations, child: None });
         }
-        let mut platform = Self { target, services, directory, _database: database, _turn: turn };
+        let mut platform = Self { target, services, directory, database, _turn: turn };
         for name in SERVICES {
             platform.launch(name);
         }
@@ -191,6 +191,22 @@ impl Platform {
         let file = self.directory.join("status.json");
         fs::write(&file, description.to_string()).unwrap();
         file
+    }
+
+    /// Writes people straight into the database: `person-1` and so on.
+    pub(crate) fn make_people(&self, count: i32) {
+        let statement = format!(
+            "insert into users (id, username, username_key, email, email_key, display_name, search)
+             select ('01900000-0000-7000-8000-' || lpad(to_hex(number), 12, '0'))::uuid, name, name,
+                    name || '@example.com', name || '@example.com', name, ' ' || name
+             from (select number, 'person-' || number as name from generate_series(1, {count}) number) names"
+        );
+        let made = Command::new("/usr/lib/postgresql/15/bin/psql")
+            .args(["-q", "-v", "ON_ERROR_STOP=1", "-c", &statement, "-c", "analyze users"])
+            .arg(self.database.url("kronos_users"))
+            .status()
+            .unwrap();
+        assert!(made.success());
     }
 
     /// Kills a service with SIGKILL.

@@ -319,6 +319,7 @@ fn question(subject: &Entity, action: &Action, resource: &Entity) -> Result<Chec
         subject: Name::try_from(subject.id.clone()).map_err(|why| bad("subject.id", why))?,
         permission: PermissionName::try_from(permission).map_err(|why| bad("action.name", why))?,
         resource: place,
+        min_epoch: None,
     })
 }
 
