@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::future::try_join_all;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -71,6 +71,12 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, call: &Call) -> anyhow::Result<(StatusCode, Bytes)> {
+        let response = self.exchange(call).await?;
+        Ok((response.status(), response.into_body()))
+    }
+
+    /// As [`Connection::send`], with the answer's headers.
+    pub(crate) async fn exchange(&mut self, call: &Call) -> anyhow::Result<Response<Bytes>> {
         let mut request =
             Request::builder().method(&call.method).uri(&call.path).header(header::HOST, self.host.as_str());
         if let Some(authorization) = &call.authorization {
@@ -86,9 +92,8 @@ impl Connection {
             body.clone()
         });
         self.sender.ready().await.context("the connection ended")?;
-        let response = self.sender.send_request(request.body(Full::new(body))?).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let (head, body) = self.sender.send_request(request.body(Full::new(body))?).await?.into_parts();
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     }
 }
 

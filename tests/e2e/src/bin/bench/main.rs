@@ -6,6 +6,7 @@ mod gateway;
 mod journey;
 mod keycloak;
 mod load;
+mod user;
 mod verification;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -18,7 +19,7 @@ use serde::Deserialize;
 /// Measures Kronos against a platform that is up.
 #[derive(Parser)]
 struct Arguments {
-    /// What: `journey`, `auth` or `gateway`.
+    /// What: `journey`, `auth`, `user` or `gateway`.
     name: String,
     /// The output of `cargo xtask status --json`, in a file.
     #[arg(long)]
@@ -64,8 +65,9 @@ async fn main() -> anyhow::Result<()> {
             let figures = auth::auth(&platform).await?;
             if arguments.keycloak { keycloak::compare(&platform, &figures).await } else { Ok(()) }
         }
+        "user" => user::user(&platform).await,
         "gateway" => gateway::gateway(&platform, arguments.binary).await,
-        other => bail!("there is no benchmark `{other}`: there are `journey`, `auth` and `gateway`"),
+        other => bail!("there is no benchmark `{other}`: there are `journey`, `auth`, `user` and `gateway`"),
     }
 }
 
