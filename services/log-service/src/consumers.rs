@@ -1,4 +1,4 @@
-//! What arrives by the brokers: log lines from the Kafka topic `logs`, domain events from RabbitMQ. Either broker may be
+//! What arrives by the brokers: log lines from the Kafka topics `logs` and `requests`, domain events from RabbitMQ. Either broker may be
 //! away; the rest of the service does not notice.
 
 use std::{sync::Arc, time::Duration};
@@ -27,7 +27,8 @@ use crate::{
     store::{index_state, lines},
 };
 
-const TOPIC: &str = "logs";
+/// Lines of whoever writes some, and the gateway's audit trail, in the same form.
+const TOPICS: [&str; 2] = ["logs", "requests"];
 const PARTITIONS: i32 = 6;
 /// Records taken at once.
 const BATCH: usize = 1000;
@@ -62,13 +63,13 @@ pub(crate) fn show_kafka(config: &config::Kafka, context: &Context) {
     });
 }
 
-/// Starts to take lines from Kafka: makes the topic if it is not there, then reads it as one of a group.
+/// Starts to take lines from Kafka: makes the topics if they are not there, then reads them as one of a group.
 pub(crate) fn follow_kafka(config: config::Kafka, ingest: Ingest, shared: Arc<Shared>, context: &Context) {
     let shutdown = context.shutdown.clone();
     context.spawn("kafka-logs", async move {
         let work = async {
             let mut pause = PAUSE.0;
-            while let Err(error) = make_topic(&config).await {
+            while let Err(error) = make_topics(&config).await {
                 tracing::debug!(error = format!("{error:#}"), "Kafka is away, lines come over HTTP only");
                 time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
@@ -84,11 +85,11 @@ pub(crate) fn follow_kafka(config: config::Kafka, ingest: Ingest, shared: Arc<Sh
     });
 }
 
-async fn make_topic(config: &config::Kafka) -> anyhow::Result<()> {
-    let name = config.name(TOPIC);
-    let topic = NewTopic::new(&name, PARTITIONS, TopicReplication::Fixed(-1));
+async fn make_topics(config: &config::Kafka) -> anyhow::Result<()> {
+    let names = TOPICS.map(|topic| config.name(topic));
+    let topics = names.each_ref().map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(-1)));
     let options = AdminOptions::new().request_timeout(Some(config.timeout())).operation_timeout(Some(config.timeout()));
-    let made = kafka::admin(config)?.create_topics([&topic], &options).await?;
+    let made = kafka::admin(config)?.create_topics(&topics, &options).await?;
     for result in made {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -101,7 +102,8 @@ async fn make_topic(config: &config::Kafka) -> anyhow::Result<()> {
 async fn read_topic(config: &config::Kafka, ingest: &Ingest, shared: &Shared) -> anyhow::Result<()> {
     let consumer: StreamConsumer =
         kafka::consumer(config, "log-service", &[("topic.metadata.refresh.interval.ms", "10000")])?;
-    consumer.subscribe(&[&config.name(TOPIC)])?;
+    let names = TOPICS.map(|topic| config.name(topic));
+    consumer.subscribe(&names.each_ref().map(String::as_str))?;
     let mut failing = false;
     loop {
         let first = match consumer.recv().await {

@@ -45,6 +45,23 @@ async fn lines_from_kafka_are_kept_and_bad_records_stop_nothing() {
 }
 
 #[tokio::test]
+async fn the_gateways_audit_trail_can_be_searched() {
+    let kafka = test_kafka();
+    let logs = Harness::start_with(|config| config.kafka = kafka.clone()).await;
+    let (producer, topic) = (kafka::producer(&kafka).unwrap(), kafka.name("requests"));
+    let record = json!({
+        "timestamp": chrono::Utc::now(), "service": "router-service", "level": "warn", "message": "GET /robots/7 403",
+        "traceId": "0af7651916cd43dd8448eb211c80319c", "id": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "attributes": {"audit": true, "requestId": "r-1", "method": "GET", "path": "/robots/7", "route": "robots",
+                       "status": 403, "durationUs": 412, "address": "10.0.0.7", "subject": "user-7"},
+    });
+    produce(&producer, &topic, &record.to_string()).await;
+    let found = logs.find("q=robots&service=router-service", 1).await;
+    assert_eq!(found[0]["attributes"]["subject"], "user-7");
+    logs.stop().await;
+}
+
+#[tokio::test]
 async fn records_that_come_twice_are_kept_once() {
     let kafka = test_kafka();
     let logs = Harness::start_with(|config| config.kafka = kafka.clone()).await;
