@@ -33,6 +33,8 @@ const RUN: &[Need] = &[
     Need { file: "/usr/lib/rabbitmq/bin/rabbitmq-server", package: "rabbitmq-server" },
     Need { file: "/usr/bin/javac", package: "openjdk-17-jdk-headless" },
     Need { file: "/usr/bin/mvn", package: "maven" },
+    // For the gateway's rolling restart behind it.
+    Need { file: "/usr/sbin/nginx", package: "nginx-core" },
     // For the end-to-end test of clients that others wrote.
     Need { file: "/usr/bin/python3", package: "python3" },
     Need { file: "/usr/lib/python3.11/ensurepip/__init__.py", package: "python3-venv" },

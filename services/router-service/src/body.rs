@@ -2,6 +2,7 @@
 //! as nobody has begun to read it; an answer's body carries the request's record to its last byte.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::{clock, connection::Connection, exchange::Exchange, upstream::Answer};
+use crate::{clock, connection::Connection, exchange::Exchange, inspect::Ahead, upstream::Answer};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,10 +28,24 @@ pub enum Trouble {
     Client,
 }
 
+/// Where a request's body comes from.
+#[derive(Debug)]
+struct Reading {
+    /// What was read already, before the rest.
+    ahead: VecDeque<Frame<Bytes>>,
+    incoming: Incoming,
+}
+
+impl Reading {
+    fn is_at_end(&self) -> bool {
+        self.ahead.is_empty() && self.incoming.is_end_stream()
+    }
+}
+
 /// A request's body, shared by its attempts.
 #[derive(Debug)]
 pub struct Source {
-    incoming: Mutex<Incoming>,
+    reading: Mutex<Reading>,
     hint: SizeHint,
     limit: u64,
     begun: AtomicBool,
@@ -43,11 +58,16 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn new(incoming: Incoming, limit: u64, connection: Arc<Connection>) -> Self {
-        let is_empty = incoming.is_end_stream();
+    /// `ahead`: what was read of it already.
+    pub fn new(incoming: Incoming, ahead: Option<Ahead>, limit: u64, connection: Arc<Connection>) -> Self {
+        let (hint, ahead) = match ahead {
+            Some(ahead) => (ahead.hint, ahead.frames),
+            None => (incoming.size_hint(), VecDeque::new()),
+        };
+        let is_empty = ahead.is_empty() && incoming.is_end_stream();
         Self {
-            hint: incoming.size_hint(),
-            incoming: Mutex::new(incoming),
+            hint,
+            reading: Mutex::new(Reading { ahead, incoming }),
             limit,
             begun: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
@@ -109,13 +129,16 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let source = &self.0;
         source.begun.store(true, Relaxed);
-        let mut incoming = source.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
-            Poll::Pending => {
-                source.connection.body_blocked(true);
-                return Poll::Pending;
-            }
-            Poll::Ready(frame) => frame,
+        let mut reading = source.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let frame = match reading.ahead.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => match Pin::new(&mut reading.incoming).poll_frame(cx) {
+                Poll::Pending => {
+                    source.connection.body_blocked(true);
+                    return Poll::Pending;
+                }
+                Poll::Ready(frame) => frame,
+            },
         };
         source.connection.body_blocked(false);
         Poll::Ready(match frame {
@@ -133,7 +156,7 @@ impl Body for RequestBody {
                     source.too_large.store(true, Relaxed);
                     return Poll::Ready(Some(Err("the body is larger than its limit".into())));
                 }
-                if incoming.is_end_stream() {
+                if reading.is_at_end() {
                     source.finish();
                 }
                 Some(Ok(frame))
@@ -142,7 +165,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.incoming.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner).is_at_end()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -221,7 +244,11 @@ impl Body for ResponseBody {
                     exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(_)) => {
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.broke_off();
+                }
+            }
         }
         if this.is_end_stream() {
             this.complete();

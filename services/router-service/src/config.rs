@@ -12,11 +12,15 @@ pub struct Config {
     pub telemetry: config::Telemetry,
     pub postgres: config::Postgres,
     pub redis: config::Redis,
+    pub kafka: config::Kafka,
     pub identity: config::Identity,
     pub services: Services,
     pub gateway: Gateway,
     pub balance: Balance,
     pub limits: Limits,
+    pub tls: Tls,
+    pub signatures: Signatures,
+    pub audit: Audit,
 }
 
 impl ServiceConfig for Config {
@@ -55,7 +59,12 @@ pub struct Gateway {
     pub write_timeout_ms: u64,
     pub max_header_bytes: usize,
     pub max_headers: usize,
+    pub max_connections_per_address: usize,
+    pub max_resets: u32,
     pub trusted_proxies: Vec<IpNet>,
+    pub proxy_protocol_from: Vec<IpNet>,
+    pub allow_networks: Vec<IpNet>,
+    pub deny_networks: Vec<IpNet>,
     pub openapi_cache_ms: u64,
     pub poll_interval_ms: u64,
 }
@@ -71,6 +80,34 @@ pub struct Balance {
     pub panic_percent: u32,
     pub retry_percent: u32,
     pub pool_idle_timeout_ms: u64,
+}
+
+/// `[tls]`: files are paths; empty: none.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
+    pub client_ca: String,
+    pub required: bool,
+    pub handshake_timeout_ms: u64,
+}
+
+/// `[signatures]`: what is asked of signed requests.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signatures {
+    pub window_seconds: u32,
+    pub leeway_seconds: u32,
+    pub required_components: Vec<String>,
+    pub body_limit_bytes: usize,
+}
+
+/// `[audit]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub requests: bool,
 }
 
 /// `[limits]`.

@@ -14,17 +14,20 @@ use std::{
 };
 
 use http::HeaderValue;
+use kronos_common::identity::Claims;
 use prometheus::IntGauge;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     clock,
     config::Gateway,
+    opening::{Opened, Place},
     sniff::{Sniffer, Verdict},
+    transport::Transport,
 };
+
+/// Requests that a client gave up are counted for so long, in milliseconds.
+const RESETS_SPAN: u64 = 10_000;
 
 /// How long a connection may do what, in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,8 @@ pub struct Deadlines {
     pub keep_alive: u64,
     pub body_idle: u64,
     pub write: u64,
+    /// Requests that an HTTP/2 client may give up in ten seconds.
+    pub resets: u32,
 }
 
 impl From<&Gateway> for Deadlines {
@@ -44,6 +49,7 @@ impl From<&Gateway> for Deadlines {
             keep_alive: config.keep_alive_timeout_ms,
             body_idle: config.body_idle_timeout_ms,
             write: config.write_timeout_ms,
+            resets: config.max_resets,
         }
     }
 }
@@ -91,7 +97,13 @@ pub struct Connection {
     /// The peer as it goes into `X-Forwarded-For`.
     pub peer_text: HeaderValue,
     pub is_http2: bool,
+    pub is_tls: bool,
+    /// Who showed a certificate of a known authority.
+    pub certificate: Option<Arc<Claims>>,
     active: AtomicU32,
+    /// Requests that the client gave up since `resets_since`.
+    resets: AtomicU32,
+    resets_since: AtomicU64,
     head_since: AtomicU64,
     idle_since: AtomicU64,
     read_at: AtomicU64,
@@ -99,13 +111,21 @@ pub struct Connection {
     body_blocked_since: AtomicU64,
     sniffer: Mutex<Sniffer>,
     _seat: Seat,
+    _place: Option<Place>,
 }
 
 impl Connection {
-    pub fn new(peer: IpAddr, is_http2: bool, seat: Seat) -> Self {
-        let (peer, now) = (peer.to_canonical(), clock::refresh());
-        Self {
+    /// A connection that was opened, and its bytes.
+    pub fn new(opened: Opened, seat: Seat) -> (Arc<Self>, Watched) {
+        let Opened { transport, is_http2, peer, certificate, place } = opened;
+        let now = clock::refresh();
+        let connection = Arc::new(Self {
             _seat: seat,
+            _place: place,
+            is_tls: matches!(transport, Transport::Tls(_)),
+            certificate,
+            resets: AtomicU32::new(0),
+            resets_since: AtomicU64::new(now),
             peer,
             peer_text: HeaderValue::try_from(peer.to_string()).expect("an address is visible ASCII"),
             is_http2,
@@ -116,7 +136,29 @@ impl Connection {
             write_blocked_since: AtomicU64::new(0),
             body_blocked_since: AtomicU64::new(0),
             sniffer: Mutex::default(),
+        });
+        let watched = Watched { transport, connection: Arc::clone(&connection) };
+        (connection, watched)
+    }
+
+    /// Whether a request is under way.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed) > 0
+    }
+
+    /// Whether the client gave up too many requests lately: each costs the gateway more than the client (CVE-2023-44487).
+    pub fn resets_too_much(&self, deadlines: &Deadlines) -> bool {
+        self.resets.load(Relaxed) > deadlines.resets
+    }
+
+    /// The client gave a request up.
+    fn given_up(&self) {
+        let now = clock::coarse_ms();
+        if now.saturating_sub(self.resets_since.load(Relaxed)) > RESETS_SPAN {
+            self.resets_since.store(now, Relaxed);
+            self.resets.store(0, Relaxed);
         }
+        self.resets.fetch_add(1, Relaxed);
     }
 
     /// A request's head is complete. The guard's end is the request's end.
@@ -210,6 +252,13 @@ impl Active {
         self.0.is_http2
     }
 
+    /// The client gave the request up.
+    pub fn given_up(&self) {
+        if self.0.is_http2 {
+            self.0.given_up();
+        }
+    }
+
     /// The request's body was not read to its end: where the next head begins is for hyper alone to know.
     pub fn lost(&self) {
         if !self.0.is_http2 {
@@ -234,15 +283,11 @@ impl Drop for Active {
 /// The socket, watched.
 #[derive(Debug)]
 pub struct Watched {
-    stream: TcpStream,
+    transport: Transport,
     connection: Arc<Connection>,
 }
 
 impl Watched {
-    pub fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
-        Self { stream, connection }
-    }
-
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         let blocked = &self.connection.write_blocked_since;
         match (&written, blocked.load(Relaxed)) {
@@ -257,7 +302,7 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut self.transport).poll_read(cx, buf);
         if read.is_ready() && buf.filled().len() > before {
             self.connection.has_read(&buf.filled()[before..]);
         }
@@ -267,7 +312,7 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.note(written)
     }
 
@@ -276,19 +321,19 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
         self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

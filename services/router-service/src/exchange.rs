@@ -1,14 +1,21 @@
 //! The record of one request, from its head to its answer's last byte; when it is dropped, the request is measured and
 //! written to the request log.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, uri::PathAndQuery};
 use kronos_common::{identity::Claims, trace::TraceContext};
 use tracing::Span;
 
 use crate::{
-    balance::InFlight, body::Source, connection::Active, proxy::Core, request_log::Line, table::Route,
+    balance::{InFlight, Instance},
+    body::Source,
+    connection::Active,
+    edge::Edge,
+    headers::Origin,
+    proxy::Core,
+    request_log::Line,
+    table::Route,
     telemetry::RouteSeconds,
 };
 
@@ -46,6 +53,15 @@ pub struct Exchange {
     pub span: Span,
     pub request_id: HeaderValue,
     pub subject: Option<Arc<Claims>>,
+    pub address: IpAddr,
+    /// For the audit trail, if there is one.
+    pub target: Option<PathAndQuery>,
+    pub instance: Option<Arc<Instance>>,
+    /// How they showed it, where the route takes more than tokens.
+    pub way: Option<&'static str>,
+    /// The origin that a browser names, where the route says who may read its answers.
+    pub origin: Option<HeaderValue>,
+    pub is_https: bool,
     pub source: Option<Arc<Source>>,
     /// Zero until there is an answer.
     pub status: u16,
@@ -56,6 +72,7 @@ pub struct Exchange {
     pub active: Active,
     sent: u64,
     complete: bool,
+    broken_off: bool,
 }
 
 impl Exchange {
@@ -63,9 +80,9 @@ impl Exchange {
         core: Rc<Core>,
         begun: Instant,
         method: Method,
-        span: Span,
-        trace: TraceContext,
+        (span, trace): (Span, TraceContext),
         request_id: HeaderValue,
+        origin: &Origin,
         active: Active,
     ) -> Self {
         Self {
@@ -77,6 +94,12 @@ impl Exchange {
             span,
             request_id,
             subject: None,
+            address: origin.address,
+            target: None,
+            instance: None,
+            way: None,
+            origin: None,
+            is_https: origin.is_https,
             source: None,
             status: 0,
             unlogged: false,
@@ -84,12 +107,26 @@ impl Exchange {
             active,
             sent: 0,
             complete: false,
+            broken_off: false,
         }
     }
 
     /// Whether the client speaks HTTP/2.
     pub fn connection_is_http2(&self) -> bool {
         self.active.is_http2()
+    }
+
+    /// Whether the client must go elsewhere with its next request.
+    pub fn ends_connection(&self) -> bool {
+        self.core.is_draining.get() && !self.active.is_http2()
+    }
+
+    /// The route's policies at the edge.
+    pub fn edge(&self) -> Option<&Edge> {
+        match &self.served {
+            Served::Route(route) => route.edge.as_deref(),
+            Served::Unmatched | Served::Own => None,
+        }
     }
 
     /// Bytes of the answer's body went out.
@@ -101,6 +138,11 @@ impl Exchange {
     pub fn complete(&mut self) {
         self.complete = true;
         self.in_flight = None;
+    }
+
+    /// The instance broke its answer off.
+    pub fn broke_off(&mut self) {
+        self.broken_off = true;
     }
 
     fn seconds(&self) -> &RouteSeconds {
@@ -124,11 +166,15 @@ impl Drop for Exchange {
         let took = self.begun.elapsed();
         self.seconds().observe(&self.method, status, took);
         self.span.record("http.response.status_code", status);
+        if !self.complete && !self.broken_off {
+            self.active.given_up();
+        }
         if self.source.as_ref().is_some_and(|source| source.finished().is_none()) {
             self.active.lost();
         }
-        if !self.unlogged {
+        if !self.unlogged || self.core.gateway.audits {
             self.core.log(Line {
+                begun: self.begun,
                 method: self.method.clone(),
                 served: self.served.clone(),
                 status,
@@ -139,6 +185,11 @@ impl Drop for Exchange {
                 request_id: self.request_id.clone(),
                 subject: self.subject.take(),
                 complete: self.complete,
+                unlogged: self.unlogged,
+                span_id: self.trace.span_id,
+                address: self.address,
+                target: self.target.take(),
+                instance: self.instance.take(),
             });
         }
     }

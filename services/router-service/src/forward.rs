@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request
 use hyper::{body::Body as _, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use kronos_common::problem::Problem;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::net::TcpStream;
 
 use crate::{
     balance::{self, Instance},
@@ -25,6 +25,7 @@ use crate::{
     headers::{self, Origin, Outgoing},
     proxy::{Arrived, Core, finish, refuse_with, too_large},
     table::Route,
+    tunnel,
     upstream::{Content, Failure, Reply},
 };
 
@@ -38,10 +39,16 @@ enum Ended {
 }
 
 pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Response<ResponseBody> {
-    let Arrived { mut parts, body, connection, origin, host, keeps_trace, mut exchange, limits } = arrived;
-    let source =
-        (!body.is_end_stream()).then(|| Arc::new(Source::new(body, route.body_limit, Arc::clone(&connection))));
+    let Arrived { mut parts, body, connection, origin, host, keeps_trace, mut exchange, limits, ahead, .. } = arrived;
+    let has_body = !body.is_end_stream() || ahead.as_ref().is_some_and(|ahead| !ahead.frames.is_empty());
+    let source = has_body.then(|| {
+        let ahead = ahead.map(|ahead| *ahead);
+        Arc::new(Source::new(body, ahead, route.body_limit, Arc::clone(&connection)))
+    });
     exchange.source.clone_from(&source);
+    if let Some(rules) = route.edge.as_ref().and_then(|edge| edge.request_headers.as_ref()) {
+        rules.apply_to_request(&mut parts.headers);
+    }
     let upgrade = headers::wanted_upgrade(parts.version, &parts.headers).filter(|_| parts.method == Method::GET);
     let client_side = upgrade.as_ref().and_then(|_| parts.extensions.remove::<OnUpgrade>());
     let target = route.spec.rewrite.as_ref().map(|rewrite| {
@@ -64,7 +71,7 @@ pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Respon
         Ok(Reply { headers, content: Content::Tunnel { protocol, stream, first }, .. }) => match client_side {
             Some(client_side) => {
                 connection.upgraded();
-                tunnel(core, client_side, headers, protocol, (stream, first), exchange)
+                change_over(core, client_side, headers, protocol, (stream, first), exchange)
             }
             None => {
                 let problem = failed("upstream_failed", StatusCode::BAD_GATEWAY, "the instance changed the protocol");
@@ -107,6 +114,7 @@ impl Prepared {
             trace: &exchange.trace,
             keeps_trace: self.keeps_trace,
             subject: exchange.subject.as_deref(),
+            way: exchange.way,
         };
         outgoing.write(out, instance.authority.as_str());
     }
@@ -135,6 +143,9 @@ async fn attempts(core: &Core, route: &Route, prepared: &Prepared, exchange: &mu
             return Err(all_away());
         };
         exchange.in_flight = Some(instance.enter());
+        if core.gateway.audits {
+            exchange.instance = Some(Arc::clone(&instance));
+        }
         let failure = match attempt(core, route, prepared, exchange, &instance, clock::ms_of(begun)).await {
             Ok(response) => {
                 let answered = core.now_us();
@@ -249,12 +260,12 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// Passes the answer to an upgrade on, and then bytes both ways until one side ends or the gateway does.
-fn tunnel(
+fn change_over(
     core: &Rc<Core>,
     client_side: OnUpgrade,
     mut headers: HeaderMap,
     protocol: Option<HeaderValue>,
-    (mut instance, first): (TcpStream, BytesMut),
+    (instance, first): (TcpStream, BytesMut),
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     finish(&mut headers, &mut exchange, StatusCode::SWITCHING_PROTOCOLS, None);
@@ -265,20 +276,9 @@ fn tunnel(
     let shutdown = core.gateway.shutdown.clone();
     core.tasks.spawn_local(async move {
         let Ok(client) = client_side.await else { return };
-        let mut client = TokioIo::new(client);
-        let mut both = pin!(async {
-            client.write_all(&first).await?;
-            let (_, down) = tokio::io::copy_bidirectional(&mut client, &mut instance).await?;
-            std::io::Result::Ok(down + first.len() as u64)
-        });
-        tokio::select! {
-            copied = &mut both => {
-                if let Ok(down) = copied {
-                    exchange.sent(down);
-                    exchange.complete();
-                }
-            }
-            () = shutdown.cancelled() => {}
+        if let Some(sent) = tunnel::run(TokioIo::new(client), instance, first, shutdown).await {
+            exchange.sent(sent);
+            exchange.complete();
         }
     });
     let mut response = Response::new(ResponseBody::none());

@@ -11,12 +11,11 @@ use ipnet::IpNet;
 use kronos_common::{identity::Claims, problem::Problem, trace::TraceContext};
 use uuid::Builder;
 
-use crate::request_log::write_hex;
+use crate::{connection::Connection, request_log::write_hex};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Longest path with its query, in bytes.
@@ -146,11 +145,16 @@ pub struct Origin {
     pub is_https: bool,
 }
 
-/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right. `text` is the peer's address.
-pub fn origin(peer: IpAddr, text: &HeaderValue, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right.
+pub fn origin(connection: &Connection, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
+    origin_of(connection.peer, &connection.peer_text, connection.is_tls, headers, trusted)
+}
+
+/// As [`origin`], for a peer with this address, which is written so.
+pub fn origin_of(peer: IpAddr, text: &HeaderValue, is_tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     if trusted.is_empty() || !is_trusted(&peer) {
-        return Origin { address: peer, chain: text.clone(), is_https: false };
+        return Origin { address: peer, chain: text.clone(), is_https: is_tls };
     }
     let mut before = Vec::new();
     for value in headers.get_all(X_FORWARDED_FOR) {
@@ -173,7 +177,7 @@ pub fn origin(peer: IpAddr, text: &HeaderValue, headers: &HeaderMap, trusted: &[
     Origin {
         address,
         chain: HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| text.clone()),
-        is_https: proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")),
+        is_https: proto.map_or(is_tls, |proto| proto.as_bytes().eq_ignore_ascii_case(b"https")),
     }
 }
 
@@ -214,6 +218,8 @@ pub struct Outgoing<'a> {
     /// The caller's trace state belongs to a trace that was taken up.
     pub keeps_trace: bool,
     pub subject: Option<&'a Claims>,
+    /// How they showed it, if not by a token alone.
+    pub way: Option<&'static str>,
 }
 
 impl Outgoing<'_> {
@@ -263,6 +269,9 @@ impl Outgoing<'_> {
                 }
             }
         }
+        if let Some(way) = self.way {
+            line(out, "x-kronos-authentication", way.as_bytes());
+        }
         let wants_trailers = self.headers.get_all(header::TE).iter().any(|value| {
             value
                 .to_str()
@@ -287,7 +296,7 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// What is between the client and the gateway, or what the gateway alone may say. Names with `_` too: some servers read them
 /// as `-`.
-fn ends_here(name: &HeaderName) -> bool {
+pub fn ends_here(name: &HeaderName) -> bool {
     let name = name.as_str();
     matches!(
         name,
@@ -310,7 +319,7 @@ fn ends_here(name: &HeaderName) -> bool {
 }
 
 /// Headers that `Connection` declares to end at this hop.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|text| text.split(',').map(str::trim))
@@ -319,26 +328,16 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Adds to every answer what protects a browser; an instance that says it otherwise is left to.
-pub fn secure(headers: &mut HeaderMap, request_id: &HeaderValue) {
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    for (name, value) in [
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-        (CROSS_ORIGIN_RESOURCE_POLICY, "same-site"),
-    ] {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
-    headers.insert(X_REQUEST_ID, request_id.clone());
+/// Whether `Connection` names an upgrade.
+pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+    })
 }
 
 /// The protocol that a client wants to change to, if it says so in a way that may be passed on.
 pub fn wanted_upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers.get_all(header::CONNECTION).iter().any(|value| {
-        value.to_str().is_ok_and(|text| text.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
-    });
-    if version != Version::HTTP_11 || !asks {
+    if version != Version::HTTP_11 || !asks_for_upgrade(headers) {
         return None;
     }
     let protocol = headers.get(header::UPGRADE)?;

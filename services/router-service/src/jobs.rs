@@ -9,9 +9,12 @@ use tokio::time;
 use crate::{
     limit::Limiter,
     live::Live,
+    quota::Quotas,
     store::{CHANNEL, Store},
 };
 
+/// Days for which the use of quotas is kept.
+const KEPT_DAYS: u64 = 400;
 /// How long to wait for the database before listening to it again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -70,6 +73,27 @@ async fn listen(store: &Store, wake: &tokio::sync::Notify) {
         }
         time::sleep(PAUSE).await;
     }
+}
+
+/// Gives unspent leave of quotas back, at the drain all of it, and forgets old periods.
+pub fn sweep_quotas(quotas: Arc<Quotas>, store: Store, context: &Context) {
+    let shutdown = context.shutdown.clone();
+    context.spawn("quota-sweep", async move {
+        let mut tick = time::interval(Duration::from_secs(10));
+        let mut forget = time::interval(Duration::from_secs(3600));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return quotas.give_back(true).await,
+                _ = tick.tick() => quotas.give_back(false).await,
+                _ = forget.tick() => {
+                    let old = chrono::Utc::now().date_naive() - chrono::Days::new(KEPT_DAYS);
+                    if let Err(error) = store.forget_quota_use(old).await {
+                        tracing::debug!(%error, "old use of quotas can't be forgotten now");
+                    }
+                }
+            }
+        }
+    });
 }
 
 /// Gives unspent tokens back.

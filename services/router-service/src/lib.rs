@@ -3,34 +3,47 @@
 //! cores that ask no database. `proxy` is the way of a request, `table` what it is served by, `routes` the gateway's own
 //! endpoints.
 
+pub mod admission;
 pub mod alarm;
+pub mod audit;
+pub mod authentication;
 pub mod balance;
 pub mod body;
 pub mod clock;
 pub mod condition;
 pub mod config;
 pub mod connection;
+pub mod edge;
 pub mod exchange;
 pub mod forward;
 pub mod headers;
+pub mod inspect;
 pub mod jobs;
 pub mod lease;
 pub mod limit;
 pub mod live;
 pub mod matcher;
+pub mod node_keys;
 pub mod openapi;
+pub mod opening;
 pub mod proxy;
+pub mod proxy_protocol;
+pub mod quota;
 pub mod request_log;
 pub mod rewrite;
 pub mod route;
 pub mod routes;
 pub mod seed;
 pub mod server;
+pub mod signature;
 pub mod sniff;
 pub mod store;
 pub mod table;
 pub mod telemetry;
+pub mod tls;
 pub mod tokens;
+pub mod transport;
+pub mod tunnel;
 pub mod upstream;
 
 use std::{
@@ -43,7 +56,7 @@ use axum::extract::FromRef;
 use futures::FutureExt as _;
 use kronos_common::{
     idempotency,
-    identity::{Revocations, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier},
     postgres, redis,
     service::{self, Context, Criticality, Running},
 };
@@ -52,15 +65,21 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
 use crate::{
+    audit::Audit,
+    edge::networks,
     lease::Leases,
     limit::{Limiter, Quota, Rule},
     live::Live,
+    node_keys::NodeKeys,
+    opening::Places,
     proxy::Gateway,
+    quota::Quotas,
     request_log::RequestLog,
     routes::docs::Documents,
     store::Store,
     table::{CompiledLimit, Defaults},
     telemetry::Metrics,
+    tls::Tls,
 };
 
 /// The commented reference of every setting.
@@ -118,6 +137,9 @@ struct Parts {
     verifier: Verifier,
     limiter: Arc<Limiter>,
     metrics: Metrics,
+    node_keys: Arc<NodeKeys>,
+    quotas: Arc<Quotas>,
+    tls: Option<Arc<Tls>>,
     epoch: Instant,
 }
 
@@ -130,7 +152,11 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let live = Arc::new(Live::new(defaults, metrics.clone(), &config.gateway.table_path));
     let redis = redis::connect(&config.redis, context).await?;
     let revocations = Revocations::follow(&config.redis, context).await?;
-    let verifier = Verifier::connect(&config.identity, revocations, context).await?;
+    let verifier = Verifier::connect(&config.identity, revocations.clone(), context).await?;
+    let tls = Tls::load(&config.tls)?.map(Arc::new);
+    if let Some(tls) = &tls {
+        tls.follow(context);
+    }
     let store = Store::new(postgres::open(&config.postgres, context.name)?);
     depend_on_postgres(&store, context);
     load_table(&store, &live, &config, context).await?;
@@ -142,14 +168,21 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     );
 
     let epoch = Instant::now();
-    let leases = Leases::start(redis, Duration::from_millis(config.limits.redis_timeout_ms), context);
+    let redis_timeout = Duration::from_millis(config.limits.redis_timeout_ms);
+    let auth = Client::new(&config.identity.auth_url, ServiceToken::new(&config.identity)?, context)?;
+    let node_keys = NodeKeys::new(config.signatures.clone(), auth, revocations, redis.clone(), redis_timeout);
+    let leases = Leases::start(redis, redis_timeout, context);
     let limiter = Arc::new(Limiter::new(leases, config.limits.max_clients, epoch));
     jobs::sweep_limits(Arc::clone(&limiter), context);
+    let main = tokio::runtime::Handle::current();
+    let quotas = Arc::new(Quotas::new(store.clone(), main, config.limits.max_clients));
+    jobs::sweep_quotas(Arc::clone(&quotas), store.clone(), context);
 
     let app = App { store: store.clone(), live: Arc::clone(&live), verifier: verifier.clone(), epoch };
     let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
     let router = routes::router().layer(idempotency).with_state(app);
-    Ok((Parts { config, live, verifier, limiter, metrics, epoch }, router))
+    let node_keys = Arc::new(node_keys);
+    Ok((Parts { config, live, verifier, limiter, metrics, node_keys, quotas, tls, epoch }, router))
 }
 
 impl Parts {
@@ -157,6 +190,9 @@ impl Parts {
         let services = seed::upstreams(&self.config.services).map(|(name, _)| name).to_vec();
         let keep = Duration::from_millis(self.config.gateway.openapi_cache_ms);
         let telemetry = &self.config.telemetry;
+        let audits = self.config.audit.requests;
+        let audit = audits.then(|| Audit::new(&self.config.kafka, self.metrics.audit_dropped.clone())).transpose()?;
+        let networks = networks::Compiled::new(&self.config.gateway.allow_networks, &self.config.gateway.deny_networks);
         let documents = Documents::new(Arc::clone(&self.live), own.clone(), services, keep)?;
         Ok(Gateway {
             config: Arc::clone(&self.config),
@@ -164,8 +200,14 @@ impl Parts {
             verifier: self.verifier.clone(),
             limiter: Arc::clone(&self.limiter),
             default_limit: default_limit(&self.config.limits),
+            networks: networks.map(Arc::new),
+            node_keys: Arc::clone(&self.node_keys),
+            tls: self.tls.clone(),
+            places: Places::default(),
             metrics: self.metrics.clone(),
-            log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some()),
+            log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some(), audit),
+            audits,
+            quotas: Arc::clone(&self.quotas),
             traces: telemetry.traces_endpoint.is_some(),
             own,
             documents: Arc::new(documents),

@@ -1,5 +1,4 @@
-//! What happens to a request: checks, own endpoints, route, limits, token; then `forward`. No database on this path, and
-//! Redis only when a lease of tokens is spent.
+//! What happens to a request: `admission`, then the gateway's own endpoints or `forward`; and how every answer is dressed.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +11,7 @@ use axum::response::IntoResponse as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use kronos_common::{
-    identity::{Claims, Verifier, permission_matches},
+    identity::Verifier,
     leftover,
     problem::Problem,
     telemetry,
@@ -22,23 +21,28 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Span;
 
 use crate::{
+    admission::{Admitted, admit, asked},
     alarm::Alarms,
     balance::Rules,
     body::{RequestBody, ResponseBody, Source},
-    condition::Asked,
     config::Config,
     connection::{Connection, Deadlines},
+    edge::{networks, security_headers::SecurityHeaders},
     exchange::{Exchange, Served},
     forward,
     headers::{self, Origin},
-    limit::{Bucket, Client, Decision, Limiter, Rule, counted},
+    inspect::Ahead,
+    limit::{Decision, Limiter, Rule},
     live::Live,
+    node_keys::NodeKeys,
+    opening::Places,
+    quota::Quotas,
     request_log::{BATCH, Line, RequestLog},
-    route::{OWN_PATHS, covers},
     routes::docs::Documents,
-    sniff::Verdict,
-    table::{CompiledLimit, Lookup, Route},
+    signature::ContentDigest,
+    table::{CompiledLimit, Lookup},
     telemetry::{Metrics, RouteSeconds, method_label},
+    tls::Tls,
     tokens::Tokens,
     upstream::Forwarder,
 };
@@ -55,8 +59,16 @@ pub struct Gateway {
     pub verifier: Verifier,
     pub limiter: Arc<Limiter>,
     pub default_limit: Option<Arc<CompiledLimit>>,
+    /// Who may come at all.
+    pub networks: Option<Arc<networks::Compiled>>,
+    pub node_keys: Arc<NodeKeys>,
+    pub tls: Option<Arc<Tls>>,
+    pub places: Places,
     pub metrics: Metrics,
     pub log: RequestLog,
+    /// There is an audit trail.
+    pub audits: bool,
+    pub quotas: Arc<Quotas>,
     /// The gateway's own endpoints, which run on the main runtime, where their database connections live.
     pub own: axum::Router,
     pub documents: Arc<Documents>,
@@ -83,7 +95,7 @@ pub struct Core {
     pub tasks: TaskTracker,
     /// Nothing new is begun on a connection.
     pub is_draining: Cell<bool>,
-    tokens: RefCell<Tokens>,
+    pub tokens: RefCell<Tokens>,
     lines: RefCell<Vec<Line>>,
 }
 
@@ -154,6 +166,10 @@ pub struct Arrived {
     pub exchange: Box<Exchange>,
     /// What the limits say to the caller.
     pub limits: Option<(Arc<Rule>, Decision)>,
+    /// What the body must hash to.
+    pub digest: Option<Box<ContentDigest>>,
+    /// What was read of the body already.
+    pub ahead: Option<Box<Ahead>>,
 }
 
 /// Answers one request, whatever happens.
@@ -172,19 +188,23 @@ pub async fn handle(core: Rc<Core>, connection: Arc<Connection>, request: Reques
     } else {
         (Span::none(), parent.map_or_else(|| TraceContext::random(false), TraceContext::child))
     };
-    let exchange = Box::new(Exchange::begin(
+    let trusted = &gateway.config.gateway.trusted_proxies;
+    let origin = headers::origin(&connection, &parts.headers, trusted);
+    let mut exchange = Box::new(Exchange::begin(
         Rc::clone(&core),
         begun,
         parts.method.clone(),
-        span,
-        context,
+        (span, context),
         headers::request_id(&parts.headers),
+        &origin,
         active,
     ));
-    let trusted = &gateway.config.gateway.trusted_proxies;
-    let origin = headers::origin(connection.peer, &connection.peer_text, &parts.headers, trusted);
+    if gateway.audits {
+        exchange.target = parts.uri.path_and_query().cloned();
+    }
     let keeps_trace = parent.is_some();
-    let arrived = Arrived { parts, body, connection, origin, host: None, keeps_trace, exchange, limits: None };
+    let (host, limits, digest, ahead) = (None, None, None, None);
+    let arrived = Arrived { parts, body, connection, origin, host, keeps_trace, exchange, limits, digest, ahead };
     trace::scope(context, answer(&core, arrived)).await
 }
 
@@ -209,171 +229,10 @@ async fn answer(core: &Rc<Core>, mut arrived: Arrived) -> Response<ResponseBody>
     let route = match admit(core, &mut arrived).await {
         Ok(Admitted::Route(route)) => route,
         Ok(Admitted::Own) => return own(core, arrived).await,
+        Ok(Admitted::Answer(response)) => return answer_at_once(arrived, *response, false).await,
         Err(problem) => return refuse(arrived, problem).await,
     };
     forward::forward(core, &route, arrived).await
-}
-
-enum Admitted {
-    Route(Arc<Route>),
-    Own,
-}
-
-/// All that can be refused before the body is looked at.
-async fn admit(core: &Core, arrived: &mut Arrived) -> Result<Admitted, Problem> {
-    let gateway = &core.gateway;
-    let limits = &gateway.config.gateway;
-    check_head(arrived)?;
-    let Parts { method, uri, version, headers, .. } = &arrived.parts;
-    let host = headers::check(method, uri, *version, headers, limits.max_header_bytes, limits.max_headers)?;
-    let path = headers::normal_path(uri.path())?;
-    if let std::borrow::Cow::Owned(path) = path {
-        let target = match uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
-        };
-        let target = target.parse::<http::uri::PathAndQuery>();
-        let target = target.map_err(|_| Problem::bad_request("invalid_path", "the path is not valid"))?;
-        let mut uri = arrived.parts.uri.clone().into_parts();
-        uri.path_and_query = Some(target);
-        arrived.parts.uri = http::Uri::from_parts(uri).map_err(Problem::internal)?;
-    }
-    arrived.host = host;
-    if let Some(limit) = &gateway.default_limit {
-        limited(core, arrived, std::slice::from_ref(&**limit), &mut Vec::new(), false).await?;
-    }
-    let path = arrived.parts.uri.path();
-    if OWN_PATHS.iter().any(|own| covers(own, path)) {
-        arrived.exchange.served = Served::Own;
-        return Ok(Admitted::Own);
-    }
-    let found = gateway.live.table().find(path, &arrived.parts.method, &asked(&arrived.parts, arrived.host.as_ref()));
-    let route = match found {
-        Lookup::Route(route) => route,
-        Lookup::OtherMethods(methods) => {
-            let detail = format!("{} is not possible on this path, see Allow", arrived.parts.method);
-            let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
-            if let Ok(allow) = HeaderValue::try_from(methods.allow()) {
-                problem = problem.with_header(header::ALLOW, allow);
-            }
-            return Err(problem);
-        }
-        Lookup::Nothing => return Err(Problem::not_found("path")),
-    };
-    arrived.exchange.served = Served::Route(Arc::clone(&route));
-    let mut taken = Vec::new();
-    limited(core, arrived, &route.early_limits, &mut taken, !route.late_limits.is_empty()).await?;
-    authenticate(core, &route, arrived).await?;
-    limited(core, arrived, &route.late_limits, &mut taken, false).await?;
-    if arrived.body.size_hint().lower() > route.body_limit {
-        return Err(too_large(route.body_limit));
-    }
-    Ok(Admitted::Route(route))
-}
-
-/// What routes look at beside path and method.
-fn asked<'a>(parts: &'a Parts, host: Option<&'a HeaderValue>) -> Asked<'a> {
-    let host = host.and_then(|host| host.to_str().ok());
-    Asked { host, headers: &parts.headers, query: parts.uri.query() }
-}
-
-/// What hyper does not refuse by itself.
-fn check_head(arrived: &Arrived) -> Result<(), Problem> {
-    if arrived.connection.is_http2 {
-        return Ok(());
-    }
-    let encoded = arrived.parts.headers.contains_key(header::TRANSFER_ENCODING);
-    match arrived.connection.verdict() {
-        Some(Verdict::Good) => Ok(()),
-        Some(Verdict::BareLineFeed) => Err(Problem::bad_request("invalid_head", "end each line with CR LF")),
-        Some(Verdict::TwoLengths) => {
-            Err(Problem::bad_request("ambiguous_length", "send Content-Length or Transfer-Encoding, not both"))
-        }
-        // Sent before the answer to an earlier request with a body: nothing to see, so no risk is taken.
-        None if encoded => {
-            Err(Problem::bad_request("ambiguous_length", "a chunked request can't be sent ahead of an answer"))
-        }
-        None => Ok(()),
-    }
-}
-
-async fn authenticate(core: &Core, route: &Route, arrived: &mut Arrived) -> Result<(), Problem> {
-    if !route.takes_token {
-        return Ok(());
-    }
-    let claims = match claims(core, &arrived.parts).await {
-        Ok(claims) => claims,
-        Err(problem) if problem.code() == "token_missing" && route.takes_anonymous => return Ok(()),
-        Err(problem) => return Err(problem),
-    };
-    if let Some(permission) = &route.permission
-        && !claims.permissions.iter().any(|granted| permission_matches(granted, permission))
-    {
-        return Err(Problem::forbidden(format!("this needs the permission {permission}")));
-    }
-    arrived.exchange.subject = Some(claims);
-    Ok(())
-}
-
-async fn claims(core: &Core, parts: &Parts) -> Result<Arc<Claims>, Problem> {
-    let verifier = &core.gateway.verifier;
-    let bearer = bearer(&parts.headers);
-    if let Some(token) = bearer
-        && let Some(claims) = core.tokens.borrow_mut().get(token, verifier)
-    {
-        return Ok(Arc::clone(claims));
-    }
-    let generation = verifier.generation();
-    let claims = verifier.authenticate(&parts.method, &parts.uri, &parts.headers).await?;
-    if let Some(token) = bearer {
-        core.tokens.borrow_mut().insert(token, Arc::clone(&claims), generation);
-    }
-    Ok(claims)
-}
-
-/// The token of a request that shows exactly one, in the usual spelling: a JWT, and no API key.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else { return None };
-    let token = value.to_str().ok()?.strip_prefix("Bearer ")?;
-    memchr::memchr(b'.', token.as_bytes()).map(|_| token)
-}
-
-/// Takes a token of each limit, or of none; what was `taken` before goes back then too. `more`: others follow.
-async fn limited(
-    core: &Core,
-    arrived: &mut Arrived,
-    limits: &[CompiledLimit],
-    taken: &mut Vec<Arc<Bucket>>,
-    more: bool,
-) -> Result<(), Problem> {
-    let limiter = &core.gateway.limiter;
-    for (index, limit) in limits.iter().enumerate() {
-        let address = counted(arrived.origin.address);
-        let claims = arrived.exchange.subject.as_deref();
-        // Who shows no token is told apart by the address.
-        let by_address = limit.by_address || (claims.is_none() && (limit.by_subject || limit.by_client));
-        let client = Client {
-            address: by_address.then_some(address),
-            subject: claims.filter(|_| limit.by_subject).map(|claims| claims.sub.as_str()),
-            client_id: claims.filter(|_| limit.by_client).map(|claims| claims.client_id.as_str()),
-        };
-        let bucket = limiter.bucket(&limit.rule, client);
-        let decision = limiter.take(&bucket).await;
-        let tighter = arrived.limits.as_ref().is_none_or(|(_, known)| decision.remaining < known.remaining);
-        if tighter || !decision.allowed {
-            arrived.limits = Some((Arc::clone(&limit.rule), decision));
-        }
-        if !decision.allowed {
-            taken.iter().for_each(|bucket| Limiter::give_back(bucket));
-            core.gateway.metrics.limited.with_label_values(&[arrived.exchange.served.name()]).inc();
-            return Err(Problem::too_many(decision.wait));
-        }
-        if more || index + 1 < limits.len() {
-            taken.push(bucket);
-        }
-    }
-    Ok(())
 }
 
 /// The gateway's own endpoints.
@@ -382,7 +241,7 @@ async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
     let gateway = core.gateway.clone();
     // Their own layer refuses what is too large; this bounds what is read of it only.
     let bound = (gateway.config.http.body_limit_bytes as u64).saturating_mul(4);
-    let source = Arc::new(Source::new(body, bound, connection));
+    let source = Arc::new(Source::new(body, None, bound, connection));
     let is_document = parts.uri.path() == "/openapi.json" && parts.method == http::Method::GET;
     if !is_document {
         // The endpoints' own layer writes the line.
@@ -409,15 +268,30 @@ async fn own(core: &Core, arrived: Arrived) -> Response<ResponseBody> {
 
 /// An answer of the gateway itself.
 async fn refuse(arrived: Arrived, problem: Problem) -> Response<ResponseBody> {
+    let must_close = is_ambiguous(&problem);
+    answer_at_once(arrived, problem.into_response(), must_close).await
+}
+
+/// What leaves open where the next request begins.
+fn is_ambiguous(problem: &Problem) -> bool {
+    matches!(problem.code(), "ambiguous_length" | "invalid_head" | "invalid_host")
+}
+
+/// Answers without an instance.
+async fn answer_at_once(
+    arrived: Arrived,
+    response: axum::response::Response,
+    must_close: bool,
+) -> Response<ResponseBody> {
     let Arrived { parts, body, exchange, limits, .. } = arrived;
     let unread = !body.is_end_stream();
     // Who is still sending would find the connection reset, and not hear why. But nothing is read of what may be two
     // requests, and nobody is asked to send what is refused.
-    let may_read = problem.status() != StatusCode::BAD_REQUEST && !parts.headers.contains_key(header::EXPECT);
+    let may_read = response.status() != StatusCode::BAD_REQUEST && !parts.headers.contains_key(header::EXPECT);
     if unread && may_read {
         leftover::discard(body).await;
     }
-    refuse_with(exchange, limits.as_ref(), problem, unread)
+    close_if(unread || must_close, response, exchange, limits.as_ref())
 }
 
 /// As [`refuse`], when the body is elsewhere; `unread`: a part of it was not read, so that the connection can't go on.
@@ -427,8 +301,16 @@ pub fn refuse_with(
     problem: Problem,
     unread: bool,
 ) -> Response<ResponseBody> {
-    let close = unread || matches!(problem.code(), "ambiguous_length" | "invalid_head" | "invalid_host");
-    let mut response = problem.into_response();
+    let close = unread || is_ambiguous(&problem);
+    close_if(close, problem.into_response(), exchange, limits)
+}
+
+fn close_if(
+    close: bool,
+    mut response: axum::response::Response,
+    exchange: Box<Exchange>,
+    limits: Option<&(Arc<Rule>, Decision)>,
+) -> Response<ResponseBody> {
     if close {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -455,7 +337,14 @@ pub fn finish(
     status: StatusCode,
     limits: Option<&(Arc<Rule>, Decision)>,
 ) {
-    headers::secure(headers, &exchange.request_id);
+    match exchange.edge() {
+        None => SecurityHeaders::Default.apply(headers, exchange.is_https),
+        Some(edge) => edge.dress(headers, exchange.origin.as_ref(), exchange.is_https),
+    }
+    headers.insert(headers::X_REQUEST_ID, exchange.request_id.clone());
+    if exchange.ends_connection() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     exchange.status = status.as_u16();
     if !exchange.span.is_disabled() {
         exchange.span.record("http.route", exchange.served.name());

@@ -2,16 +2,23 @@
 //! one task that writes them, so that no request waits for its line; what the task can't keep up with is dropped and counted.
 //! No address, token, path or query is written down.
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{SecondsFormat, Utc};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, uri::PathAndQuery};
 use kronos_common::identity::Claims;
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tracing::Level;
 
 use crate::{
+    audit::Audit,
+    balance::Instance,
     exchange::Served,
     telemetry::{Metrics, method_label},
 };
@@ -25,6 +32,7 @@ const TARGET: &str = "router_service::request";
 /// What is said of one request.
 #[derive(Debug)]
 pub struct Line {
+    pub begun: Instant,
     pub method: Method,
     pub served: Served,
     pub status: u16,
@@ -36,6 +44,13 @@ pub struct Line {
     pub subject: Option<Arc<Claims>>,
     /// The answer's last byte was sent.
     pub complete: bool,
+    /// Somebody else writes the line: only the audit trail wants it.
+    pub unlogged: bool,
+    pub span_id: u64,
+    pub address: IpAddr,
+    /// For the audit trail alone.
+    pub target: Option<PathAndQuery>,
+    pub instance: Option<Arc<Instance>>,
 }
 
 /// Where batches go.
@@ -48,11 +63,15 @@ pub struct RequestLog {
 impl RequestLog {
     /// Starts the writer, which ends with the last sender. `ships`: lines travel to log-service too, as this process's other
     /// lines do.
-    pub fn start(metrics: &Metrics, ships: bool) -> Self {
+    pub fn start(metrics: &Metrics, ships: bool, audit: Option<Audit>) -> Self {
         let (batches, mut queue) = mpsc::channel::<Vec<Line>>(BATCHES);
         tokio::spawn(async move {
             let mut text = Vec::with_capacity(BATCH * 512);
-            while let Some(batch) = queue.recv().await {
+            while let Some(mut batch) = queue.recv().await {
+                if let Some(audit) = &audit {
+                    audit.write(&batch);
+                    batch.retain(|line| !line.unlogged);
+                }
                 if !tracing::enabled!(target: TARGET, Level::INFO) {
                     continue;
                 }
@@ -80,7 +99,8 @@ impl RequestLog {
 }
 
 impl Line {
-    fn upstream(&self) -> Option<&str> {
+    /// The upstream that its route leads to.
+    pub fn upstream(&self) -> Option<&str> {
         match &self.served {
             Served::Route(route) => Some(&*route.upstream.name),
             Served::Unmatched | Served::Own => None,

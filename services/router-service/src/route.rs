@@ -7,10 +7,17 @@ use kronos_common::problem::FieldError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::rewrite::{Rewrite, is_parameter};
+pub use crate::authentication::Authentication;
+use crate::{
+    edge::{
+        self, cors::Cors, filter::Filter, header_rules::HeaderRules, networks::Networks, redirect::Redirect,
+        security_headers::SecurityHeaders,
+    },
+    rewrite::{Rewrite, is_parameter},
+};
 
 /// Paths that the gateway answers itself, before any route.
-pub const OWN_PATHS: [&str; 4] = ["/routes", "/upstreams", "/openapi.json", "/docs"];
+pub const OWN_PATHS: [&str; 5] = ["/routes", "/upstreams", "/quotas", "/openapi.json", "/docs"];
 
 /// A route's or an upstream's name: lower case letters, digits, `.`, `_`, `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -133,16 +140,6 @@ impl Match {
     }
 }
 
-/// A way to prove who calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Authentication {
-    /// An access token of this platform.
-    Jwt,
-    /// Nothing is asked. Together with `jwt`: a token is not needed, but one that is sent must be good.
-    None,
-}
-
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -191,7 +188,7 @@ pub struct RouteSpec {
     pub rewrite: Option<Rewrite>,
     /// One of them is enough; default: `["jwt"]`.
     #[serde(default = "only_jwt")]
-    #[schema(min_items = 1, max_items = 2)]
+    #[schema(min_items = 1, max_items = 5)]
     pub authentication: Vec<Authentication>,
     /// All of them must be kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -213,9 +210,49 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 1_099_511_627_776_u64)]
     pub body_limit_bytes: Option<u64>,
+    /// The client is sent elsewhere; no instance is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Headers that are added, set and removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<HeaderRules>,
+    /// Headers of answers that protect browsers.
+    #[serde(default)]
+    pub security_headers: SecurityHeaders,
+    /// Which pages of other origins may use it. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+    /// Addresses that it takes. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Networks>,
+    /// Requests that look like attacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
 }
 
 impl RouteSpec {
+    /// A route that names nothing else.
+    pub fn new(name: Name, matches: Match, upstream: Name) -> Self {
+        Self {
+            name,
+            matches,
+            upstream,
+            rewrite: None,
+            authentication: only_jwt(),
+            limits: Vec::new(),
+            priority: 0,
+            permission: None,
+            timeout_ms: None,
+            body_limit_bytes: None,
+            redirect: None,
+            headers: None,
+            security_headers: SecurityHeaders::Default,
+            cors: None,
+            networks: None,
+            filter: None,
+        }
+    }
+
     /// Everything that is wrong with this route alone.
     pub fn check(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
@@ -265,8 +302,8 @@ impl RouteSpec {
             if permission.len() > 100 || !permission.split_once(':').is_some_and(|(a, b)| word(a) && word(b)) {
                 wrong("/permission", "invalid", "write it as `resource:action`".to_owned());
             }
-            if self.authentication != [Authentication::Jwt] {
-                let detail = "a permission can only be asked where `authentication` is [\"jwt\"]";
+            if !self.authentication.iter().all(|way| way.has_permissions()) {
+                let detail = "a permission can only be asked where `authentication` is `jwt`, `apiKey` or both";
                 wrong("/permission", "needs_token", detail.to_owned());
             }
         }
@@ -293,6 +330,7 @@ impl RouteSpec {
                 wrong(&format!("/limits/{index}/perSeconds"), "out_of_range", "from 1 to 86400".to_owned());
             }
         }
+        edge::check(self, &mut errors);
         errors
     }
 }

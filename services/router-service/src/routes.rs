@@ -3,6 +3,7 @@
 pub mod docs;
 pub mod explain;
 pub mod history;
+pub mod quotas;
 pub mod routing;
 pub mod upstreams;
 
@@ -35,6 +36,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(explain::router())
         .merge(history::router())
+        .merge(quotas::router())
         .merge(routing::router())
         .merge(upstreams::router())
         .merge(docs::router())

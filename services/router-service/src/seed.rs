@@ -98,17 +98,11 @@ fn name(text: &str) -> Name {
 impl Default {
     fn spec(&self) -> RouteSpec {
         let path = self.path.to_owned();
+        let matches = Match::path(if self.exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) });
         RouteSpec {
-            name: name(self.name),
-            matches: Match::path(if self.exact { PathMatch::Exact(path) } else { PathMatch::Prefix(path) }),
-            upstream: name(self.upstream),
-            rewrite: None,
             authentication: vec![if self.anonymous { Authentication::None } else { Authentication::Jwt }],
-            limits: Vec::new(),
-            priority: 0,
-            permission: None,
             timeout_ms: self.timeout_ms,
-            body_limit_bytes: None,
+            ..RouteSpec::new(name(self.name), matches, name(self.upstream))
         }
     }
 }

@@ -25,23 +25,22 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
     task::LocalSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
     clock,
-    connection::{Connection, Due, Seat, Seats, Watched},
+    connection::{Connection, Due, Seat, Seats},
+    opening::{self, FULL},
     proxy::{Core, Gateway, handle},
 };
 
 /// Connections that the kernel holds until they are accepted, per core.
 const BACKLOG: i32 = 1024;
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// At the drain an idle HTTP/1 connection is kept so long for a request that is on its way.
+const LINGER_MS: u64 = 500;
 /// Header lines that hyper has room for without allocating.
 const HEADERS_ON_STACK: usize = 100;
-/// What a connection gets that is one too many.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
 
 /// Starts the cores on the address of `listener`, which is not used where there are several: each core has its own.
 ///
@@ -178,17 +177,17 @@ fn welcome(core: &Rc<Core>, seats: &Seats, stream: TcpStream, peer: SocketAddr) 
 
 async fn serve_connection(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
     let cut = |reason: &str| core.gateway.metrics.connections_cut.with_label_values(&[reason]).inc();
-    let is_http2 = tokio::select! {
-        is_http2 = speaks_http2(&core, &stream) => match is_http2 {
-            Ok(Some(is_http2)) => is_http2,
-            Ok(None) => return cut("silent"),
-            Err(_) => return,
+    let opened = tokio::select! {
+        opened = opening::open(&core, stream, peer.ip()) => match opened {
+            Ok(opened) => opened,
+            Err(Some(reason)) => return cut(reason),
+            Err(None) => return,
         },
         // Nothing was asked, so nothing is owed.
         () = core.gateway.shutdown.cancelled() => return,
     };
-    let connection = Arc::new(Connection::new(peer.ip(), is_http2, seat));
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&connection)));
+    let (connection, watched) = Connection::new(opened, seat);
+    let io = TokioIo::new(watched);
     let service = {
         let (core, connection) = (Rc::clone(&core), Arc::clone(&connection));
         service_fn(move |request| {
@@ -197,7 +196,7 @@ async fn serve_connection(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, s
         })
     };
     let limits = &core.gateway.config.gateway;
-    if is_http2 {
+    if connection.is_http2 {
         let served = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
@@ -236,20 +235,32 @@ async fn keep_deadlines<C: Future<Output = hyper::Result<()>>>(
         Due::At(moment) => moment,
         Due::Cut(_) => 0,
     });
-    let mut draining = false;
+    let (mut finished, mut linger_until) = (false, u64::MAX);
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = served.as_mut().poll(cx) {
                 return Poll::Ready(ended);
             }
-            if core.is_draining.get() && !draining {
-                draining = true;
-                finish(served.as_mut());
-                continue;
+            if connection.resets_too_much(&core.deadlines) {
+                core.gateway.metrics.connections_cut.with_label_values(&["resets"]).inc();
+                return Poll::Ready(Ok(()));
+            }
+            if core.is_draining.get() && !finished {
+                let now = clock::exact_ms();
+                if linger_until == u64::MAX {
+                    linger_until = now + LINGER_MS;
+                    alarm.set(linger_until);
+                }
+                // A proxy in front may send on an idle connection just now: it is answered, and told to close.
+                if connection.is_http2 || connection.is_active() || now >= linger_until {
+                    finished = true;
+                    finish(served.as_mut());
+                    continue;
+                }
             }
             ready!(alarm.poll(cx));
             match connection.due(&core.deadlines) {
-                Due::At(moment) => alarm.set(moment),
+                Due::At(moment) => alarm.set(if finished { moment } else { moment.min(linger_until) }),
                 Due::Cut(reason) => {
                     core.gateway.metrics.connections_cut.with_label_values(&[reason]).inc();
                     return Poll::Ready(Ok(()));
@@ -260,27 +271,6 @@ async fn keep_deadlines<C: Future<Output = hyper::Result<()>>>(
     if let Err(error) = ended.await {
         tracing::debug!(%error, "connection ended");
     }
-}
-
-/// Looks at the first bytes without taking them. `None`: they did not come in time.
-async fn speaks_http2(core: &Core, stream: &TcpStream) -> io::Result<Option<bool>> {
-    let mut start = [0; HTTP2_PREFACE.len()];
-    let first = timeout(Duration::from_millis(core.deadlines.first_byte), stream.peek(&mut start));
-    let Ok(seen) = first.await else { return Ok(None) };
-    let mut seen = seen?;
-    if seen == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let end = Instant::now() + Duration::from_millis(core.deadlines.header);
-    // A beginning of the preface decides nothing yet; it is three bytes at least, so this is rare.
-    while HTTP2_PREFACE.starts_with(&start[..seen]) && seen < HTTP2_PREFACE.len() {
-        if Instant::now() >= end {
-            return Ok(None);
-        }
-        sleep(Duration::from_millis(2)).await;
-        seen = stream.peek(&mut start).await?;
-    }
-    Ok(Some(&start[..seen] == HTTP2_PREFACE))
 }
 
 /// Runs a connection's streams on its own core.

@@ -2,6 +2,7 @@
 //! so that it can be checked against all other routes, and is announced on commit.
 
 pub mod history;
+pub mod quotas;
 
 use chrono::{DateTime, Utc};
 use kronos_common::problem::{OnConstraint as _, Problem, Result};
@@ -345,7 +346,14 @@ async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot> {
     )
     .fetch_all(&mut *connection)
     .await?;
-    Ok(Snapshot { version, routes: identified(routes)?, upstreams: identified(upstreams)? })
+    let quotas: Vec<(Uuid, Json<serde_json::Value>)> =
+        sqlx::query_as("select id, spec from quotas order by name").fetch_all(&mut *connection).await?;
+    Ok(Snapshot {
+        version,
+        routes: identified(routes)?,
+        upstreams: identified(upstreams)?,
+        quotas: identified(quotas)?,
+    })
 }
 
 fn identified<T: DeserializeOwned + Serialize>(

@@ -14,8 +14,10 @@ use uuid::Uuid;
 use crate::{
     balance::{Budget, Instance, Member},
     condition::Asked,
+    edge::Edge,
     limit::{Quota, Rule},
     matcher::{Found, Matcher, Methods},
+    quota::{CompiledQuota, QuotaSpec},
     route::{self, Authentication, By, Limit, RouteSpec, UpstreamSpec},
     telemetry::{Metrics, RouteSeconds},
 };
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub version: i64,
     pub routes: Vec<Identified<RouteSpec>>,
     pub upstreams: Vec<Identified<UpstreamSpec>>,
+    #[serde(default)]
+    pub quotas: Vec<Identified<QuotaSpec>>,
 }
 
 /// A stored thing with its id.
@@ -139,7 +143,12 @@ pub struct Route {
     pub takes_token: bool,
     /// So does none.
     pub takes_anonymous: bool,
+    /// All ways, if there are others than tokens.
+    pub ways: Option<Box<[Authentication]>>,
     pub permission: Option<Box<str>>,
+    /// Policies that most routes don't name.
+    pub edge: Option<Box<Edge>>,
+    pub quotas: Vec<Arc<CompiledQuota>>,
     /// Asked before the token is looked at: those by address alone.
     pub early_limits: Vec<CompiledLimit>,
     pub late_limits: Vec<CompiledLimit>,
@@ -192,6 +201,9 @@ impl Table {
         for upstream in &snapshot.upstreams {
             errors.extend(upstream.spec.check());
         }
+        for quota in &snapshot.quotas {
+            errors.extend(quota.spec.check());
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -202,6 +214,11 @@ impl Table {
                 let upstream = compile_upstream(&upstream.spec, registry);
                 (Arc::clone(&upstream.name), Arc::new(upstream))
             })
+            .collect();
+        let quotas: Vec<(&QuotaSpec, Arc<CompiledQuota>)> = snapshot
+            .quotas
+            .iter()
+            .map(|quota| (&quota.spec, Arc::new(CompiledQuota::new(quota.id, &quota.spec))))
             .collect();
         let known: HashMap<&str, &Arc<Route>> = before.routes.iter().map(|route| (&*route.name, route)).collect();
         let mut routes = Vec::with_capacity(snapshot.routes.len());
@@ -220,7 +237,18 @@ impl Table {
                 spec: spec.clone(),
                 takes_token: spec.authentication.contains(&Authentication::Jwt),
                 takes_anonymous: spec.authentication.contains(&Authentication::None),
+                ways: spec
+                    .authentication
+                    .iter()
+                    .any(|way| !matches!(way, Authentication::Jwt | Authentication::None))
+                    .then(|| spec.authentication.clone().into()),
                 permission: spec.permission.as_deref().map(Into::into),
+                edge: Edge::compile(spec),
+                quotas: quotas
+                    .iter()
+                    .filter(|(spec_of, _)| spec_of.counts(&spec.name))
+                    .map(|(_, quota)| Arc::clone(quota))
+                    .collect(),
                 early_limits,
                 late_limits,
                 timeout: spec.timeout_ms.map_or(defaults.timeout, Duration::from_millis),

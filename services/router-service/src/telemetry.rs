@@ -19,12 +19,17 @@ pub const UPSTREAM_FAILURES: &str = "kronos_gateway_upstream_failures_total";
 pub const EJECTIONS: &str = "kronos_gateway_ejections_total";
 /// Requests that a limit refused, by `route`.
 pub const LIMITED: &str = "kronos_gateway_limited_total";
+/// Requests that a route's filter took for attacks, by `route` and `outcome`.
+pub const FILTERED: &str = "kronos_gateway_filtered_total";
 /// The version of the routes that are served.
 pub const TABLE_VERSION: &str = "kronos_gateway_table_version";
 /// Changes of routes that could not be taken over.
 pub const TABLE_FAILURES: &str = "kronos_gateway_table_failures_total";
 /// Lines of the request log that were dropped, because their writer was behind.
 pub const REQUEST_LINES_DROPPED: &str = "kronos_gateway_request_lines_dropped_total";
+
+/// Records of the audit trail that were dropped, because Kafka did not take them.
+pub const AUDIT_DROPPED: &str = "kronos_gateway_audit_dropped_total";
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -39,9 +44,11 @@ pub struct Metrics {
     pub upstream_failures: IntCounterVec,
     pub ejections: IntCounterVec,
     pub limited: IntCounterVec,
+    pub filtered: IntCounterVec,
     pub table_version: IntGauge,
     pub table_failures: IntCounter,
     pub lines_dropped: IntCounter,
+    pub audit_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -63,9 +70,11 @@ impl Metrics {
             upstream_failures: counters(UPSTREAM_FAILURES, "Attempts that failed", &["upstream", "kind"]),
             ejections: counters(EJECTIONS, "Instances that were left out for failing", &["upstream"]),
             limited: counters(LIMITED, "Requests that a limit refused", &["route"]),
+            filtered: counters(FILTERED, "Requests that look like attacks", &["route", "outcome"]),
             table_version: gauge(TABLE_VERSION, "The version of the routes that are served"),
             table_failures: counter(TABLE_FAILURES, "Changes of routes that could not be taken over"),
             lines_dropped: counter(REQUEST_LINES_DROPPED, "Lines of the request log that were dropped"),
+            audit_dropped: counter(AUDIT_DROPPED, "Records of the audit trail that were dropped"),
         }
     }
 
@@ -83,6 +92,9 @@ impl Metrics {
             }
         }
         let _ = self.limited.remove_label_values(&[name]);
+        for outcome in ["blocked", "monitored"] {
+            let _ = self.filtered.remove_label_values(&[name, outcome]);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST /routes/explain`: what would become of a request, and why, without sending it.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use axum::{
     extract::State,
@@ -19,6 +19,7 @@ use super::CanReadRoutes;
 use crate::{
     App,
     condition::Asked,
+    edge::explain::AtEdge,
     headers,
     route::{Authentication, Limit, OWN_PATHS, covers},
     table::{Lookup, Route},
@@ -38,6 +39,9 @@ pub struct Described {
     pub host: Option<String>,
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// The client's address.
+    #[schema(value_type = Option<String>, example = "10.0.0.7")]
+    pub address: Option<IpAddr>,
 }
 
 fn get() -> String {
@@ -99,6 +103,8 @@ pub struct Applied {
     pub retries_left: u64,
     /// As this gateway sees them now. Of two that are drawn among the available ones, the one with the lower cost is asked.
     pub instances: Vec<InstanceState>,
+    /// Networks, redirect, headers, origins and filter.
+    pub edge: AtEdge,
 }
 
 /// An instance as this gateway sees it.
@@ -153,7 +159,10 @@ async fn explain(
     });
     let candidates = candidates.collect();
     let (outcome, route) = match table.find(&path, &method, &asked) {
-        Lookup::Route(route) => (Outcome::Route, Some(applied(&route, &path, &uri, app.epoch))),
+        Lookup::Route(route) => {
+            let edge = AtEdge::of(&route, &method, &path, &uri, &asked, described.address);
+            (Outcome::Route, Some(applied(&route, &path, &uri, app.epoch, edge)))
+        }
         Lookup::OtherMethods(_) => (Outcome::MethodNotAllowed, None),
         Lookup::Nothing => (Outcome::NotFound, None),
     };
@@ -203,7 +212,7 @@ impl Described {
     }
 }
 
-fn applied(route: &Route, path: &str, uri: &Uri, epoch: Instant) -> Applied {
+fn applied(route: &Route, path: &str, uri: &Uri, epoch: Instant, edge: AtEdge) -> Applied {
     let now = u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
     let sent = match &route.spec.rewrite {
         Some(rewrite) => rewrite.apply(&route.spec.matches.path, path),
@@ -231,5 +240,6 @@ fn applied(route: &Route, path: &str, uri: &Uri, epoch: Instant) -> Applied {
         body_limit_bytes: route.body_limit,
         retries_left: route.upstream.budget.left(),
         instances: instances.collect(),
+        edge,
     }
 }

@@ -32,7 +32,7 @@ pub struct Version {
     pub changes: Vec<Difference>,
 }
 
-/// What became of one route or upstream.
+/// What became of one route, upstream or quota.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
@@ -125,7 +125,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(history)).routes(routes!(roll_back))
 }
 
-/// The last thousand changes of routes and upstreams, the latest first: who, when, and what differs.
+/// The last thousand changes of routes, upstreams and quotas, the latest first: who, when, and what differs.
 #[utoipa::path(
     get, path = "/routes/history", tag = "router-service", security(("bearer" = [])), params(PageQuery),
     responses(

@@ -19,6 +19,7 @@ const KEPT: i64 = 1000;
 pub enum Kind {
     Route,
     Upstream,
+    Quota,
 }
 
 /// One thing that was made, replaced or deleted.
@@ -76,6 +77,7 @@ impl Change {
     pub(super) async fn present(&mut self, kind: Kind, id: Uuid) -> Result<Value> {
         let query = match kind {
             Kind::Upstream => sqlx::query_scalar("select spec from upstreams where id = $1"),
+            Kind::Quota => sqlx::query_scalar("select spec from quotas where id = $1"),
             Kind::Route => sqlx::query_scalar(
                 "select jsonb_set(r.spec, '{upstream}', to_jsonb(u.name))
                  from routes r join upstreams u on u.id = r.upstream_id where r.id = $1",
@@ -131,10 +133,13 @@ impl Change {
         match (kind, before.is_null(), after.is_null()) {
             (Kind::Route, true, _) => self.delete_route(id).await,
             (Kind::Upstream, true, _) => self.delete_upstream(id).await,
+            (Kind::Quota, true, _) => self.delete_quota(id).await,
             (Kind::Route, false, true) => self.insert_route(Some(id), &read(before)?).await.map(|_| ()),
             (Kind::Upstream, false, true) => self.insert_upstream(Some(id), &read(before)?, None).await.map(|_| ()),
+            (Kind::Quota, false, true) => self.insert_quota(Some(id), &read(before)?).await.map(|_| ()),
             (Kind::Route, false, false) => self.update_route(id, &read(before)?).await.map(|_| ()),
             (Kind::Upstream, false, false) => self.update_upstream(id, &read(before)?).await.map(|_| ()),
+            (Kind::Quota, false, false) => self.update_quota(id, &read(before)?).await.map(|_| ()),
         }
     }
 }

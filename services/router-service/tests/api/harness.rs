@@ -52,6 +52,7 @@ impl World {
         config.gateway.workers = 1;
         config.gateway.table_path = String::new();
         config.limits.redis_timeout_ms = 500;
+        config.audit.requests = false;
         Self { issuer, database, config }
     }
 

@@ -2,20 +2,28 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod answers;
+mod audit;
 mod authentication;
 mod balancing;
 mod choosing;
+mod defence;
 mod documents;
+mod edge;
 mod forwarding;
 mod harness;
 mod heads;
 mod history;
+mod life;
 mod limits;
 mod matching;
 mod process;
+mod quotas;
+mod rolling;
 mod rules;
 mod seeds;
+mod signatures;
 mod streams;
 mod survival;
+mod tls;
 
 mod wire;

@@ -10,17 +10,11 @@ use router_service::{
 
 fn spec(index: usize, path: PathMatch, methods: Option<Vec<Method>>, priority: i32) -> RouteSpec {
     let name = |text: String| Name::try_from(text).unwrap();
+    let matches = Match { methods, ..Match::path(path) };
     RouteSpec {
-        name: name(format!("r{index:03}")),
-        matches: Match { methods, ..Match::path(path) },
-        upstream: name("u".into()),
-        rewrite: None,
         authentication: vec![Authentication::None],
-        limits: Vec::new(),
         priority,
-        permission: None,
-        timeout_ms: None,
-        body_limit_bytes: None,
+        ..RouteSpec::new(name(format!("r{index:03}")), matches, name("u".into()))
     }
 }
 

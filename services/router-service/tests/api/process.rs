@@ -42,6 +42,7 @@ fn spawn(world: &World, traces: &str) -> Child {
         .env("KRONOS_IDENTITY__AUTH_URL", &config.identity.auth_url)
         .env("KRONOS_GATEWAY__TABLE_PATH", "")
         .env("KRONOS_GATEWAY__WORKERS", "2")
+        .env("KRONOS_AUDIT__REQUESTS", "false")
         .env("KRONOS_TELEMETRY__TRACES_ENDPOINT", traces)
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -137,7 +137,8 @@ fn only_a_trusted_proxy_is_believed() {
         ("10.0.0.1", "6.6.6.6, junk, 10.0.0.2", "10.0.0.2", "10.0.0.2, 10.0.0.1", true),
         ("fd00::1", "2001:db8::5", "2001:db8::5", "2001:db8::5, fd00::1", true),
     ] {
-        let origin = headers::origin(peer.parse().unwrap(), &peer.parse().unwrap(), &headers(chain), &trusted);
+        let origin =
+            headers::origin_of(peer.parse().unwrap(), &peer.parse().unwrap(), false, &headers(chain), &trusted);
         assert_eq!(origin.address.to_string(), address, "{peer} {chain}");
         assert_eq!(origin.chain.to_str().unwrap(), sent, "{peer} {chain}");
         assert_eq!(origin.is_https, https, "{peer} {chain}");

@@ -124,6 +124,8 @@ impl Kronos {
             .env("KRONOS_HTTP__BIND", format!("127.0.0.1:{api}"))
             .env("KRONOS_HTTP__OPERATIONS_BIND", format!("127.0.0.1:{operations}"))
             .env("KRONOS_GATEWAY__WORKERS", "1")
+            // There is no Kafka.
+            .env("KRONOS_AUDIT__REQUESTS", "false")
             .env("KRONOS_GATEWAY__TABLE_PATH", &file)
             .env("KRONOS_POSTGRES__URL", "postgres://nobody@127.0.0.1:1/none")
             .env_remove("KRONOS_TELEMETRY__LOGS_ENDPOINT");

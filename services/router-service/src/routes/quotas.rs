@@ -1,0 +1,219 @@
+//! `/quotas`: how much somebody may ask in a day or a month, and what is used of it.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use kronos_common::{
+    etag::{ETag, IfMatch},
+    extract::{Json, Path, Query},
+    identity::Allowed,
+    page::{Page, PageQuery},
+    problem::{Problem, ProblemBody, Result},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
+use crate::{
+    App,
+    quota::{Per, QuotaSpec},
+    store::Stored,
+};
+
+/// A quota as it is stored.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Quota {
+    pub id: Uuid,
+    #[serde(flatten)]
+    pub spec: QuotaSpec,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl From<Stored<QuotaSpec>> for Quota {
+    fn from(stored: Stored<QuotaSpec>) -> Self {
+        let Stored { id, spec, created_at, updated_at, .. } = stored;
+        Self { id, spec, created_at, updated_at }
+    }
+}
+
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_quotas, create_quota))
+        .routes(routes!(show_quota, replace_quota, delete_quota))
+        .routes(routes!(show_quota_use))
+}
+
+/// Quotas by name.
+#[utoipa::path(
+    get, path = "/quotas", tag = "router-service", security(("bearer" = [])), params(PageQuery),
+    responses(
+        (status = 200, body = Page<Quota>),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn list_quotas(
+    State(app): State<App>,
+    _: Allowed<CanReadRoutes>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Quota>>> {
+    let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
+    let rows = app.store.list_quotas(&after, query.limit.fetch()).await?;
+    let page = Page::new(rows, query.limit, |row| row.spec.name.as_str().to_owned());
+    Ok(Json(page.map(Quota::from)))
+}
+
+/// Makes a quota; it counts here when this is answered, and at the other gateways within a second.
+#[utoipa::path(
+    post, path = "/quotas", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
+    responses(
+        (status = 201, body = Quota, headers(("ETag" = String), ("Location" = String))),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn create_quota(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteRoutes>,
+    Json(spec): Json<QuotaSpec>,
+) -> Result<Response> {
+    accept(&spec)?;
+    let mut change = app.store.change(actor(&allowed)).await?;
+    let stored = change.insert_quota(None, &spec).await?;
+    take_over(&app, change.commit(None).await?).await?;
+    let location = [(header::LOCATION, format!("/quotas/{}", stored.id))];
+    let etag = ETag::of_version(stored.revision);
+    Ok((StatusCode::CREATED, location, etag, Json(Quota::from(stored))).into_response())
+}
+
+/// One quota.
+#[utoipa::path(
+    get, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, body = Quota, headers(("ETag" = String))),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn show_quota(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id): Path<Uuid>) -> Result<Response> {
+    let stored = app.store.quota(id).await?;
+    Ok((ETag::of_version(stored.revision), Json(Quota::from(stored))).into_response())
+}
+
+/// Replaces a quota, what was used of it stays used; with `If-Match` only the version that was seen.
+#[utoipa::path(
+    put, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
+    responses(
+        (status = 200, body = Quota, headers(("ETag" = String))),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn replace_quota(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteRoutes>,
+    Path(id): Path<Uuid>,
+    if_match: IfMatch,
+    Json(spec): Json<QuotaSpec>,
+) -> Result<Response> {
+    accept(&spec)?;
+    let mut change = app.store.change(actor(&allowed)).await?;
+    if_match.check(&ETag::of_version(change.quota_revision(id).await?))?;
+    let stored = change.update_quota(id, &spec).await?;
+    take_over(&app, change.commit(None).await?).await?;
+    Ok((ETag::of_version(stored.revision), Json(Quota::from(stored))).into_response())
+}
+
+/// Deletes a quota and what was used of it; with `If-Match` only the version that was seen.
+#[utoipa::path(
+    delete, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
+    responses(
+        (status = 204),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn delete_quota(
+    State(app): State<App>,
+    allowed: Allowed<CanWriteRoutes>,
+    Path(id): Path<Uuid>,
+    if_match: IfMatch,
+) -> Result<StatusCode> {
+    let mut change = app.store.change(actor(&allowed)).await?;
+    if_match.check(&ETag::of_version(change.quota_revision(id).await?))?;
+    change.delete_quota(id).await?;
+    take_over(&app, change.commit(None).await?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What one client used of a quota in the present period.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaUse {
+    /// Such as `sub:robot-42`, `client:gaia;` or `ip:10.0.0.7;`; empty: everybody together.
+    pub client: String,
+    /// Requests that gateways were given leave for: up to one hundredth of the quota more than were made.
+    pub used: i64,
+    pub left: i64,
+    /// When the period ends.
+    pub until: DateTime<Utc>,
+}
+
+/// Who used how much of a quota in the present period.
+#[utoipa::path(
+    get, path = "/quotas/{id}/use", tag = "router-service", security(("bearer" = [])),
+    params(("id" = Uuid, Path), PageQuery),
+    responses(
+        (status = 200, body = Page<QuotaUse>),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn show_quota_use(
+    State(app): State<App>,
+    _: Allowed<CanReadRoutes>,
+    Path(id): Path<Uuid>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<QuotaUse>>> {
+    let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
+    let QuotaSpec { per, requests, .. } = app.store.quota(id).await?.spec;
+    let now = Utc::now();
+    let (begin, until) = (Per::begin(per, now), per.end(now));
+    let rows = app.store.quota_use(id, begin, &after, query.limit.fetch()).await?;
+    let page = Page::new(rows, query.limit, |row| row.client.clone());
+    Ok(Json(page.map(|row| QuotaUse { left: (requests - row.used).max(0), client: row.client, used: row.used, until })))
+}
+
+fn accept(spec: &QuotaSpec) -> Result<()> {
+    let errors = spec.check();
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
+}
