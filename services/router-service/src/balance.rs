@@ -1,176 +1,91 @@
-//! Chooses an instance: power of two choices over peak EWMA latency × requests under way, without those that were ejected
-//! for failing, and says whether a retry may be afforded. The state belongs to the instance (its address), so routes and
-//! upstreams share it and a new table keeps it. No I/O, no clock: `now` is microseconds on any monotonic clock.
+//! Chooses an instance of an upstream, without those that are left out or unhealthy: the policies `balance`, `hash` and
+//! `slowStartMs`. What is known of each instance is `instance`'s; no I/O and no clock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
-use http::uri::Authority;
+use http::{HeaderMap, HeaderName, header};
+use kronos_common::problem::FieldError;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-/// Among measurements, an old one counts less at this rate.
-const DECAY_US: f64 = 10_000_000.0;
-/// Without measurements what is known is forgotten faster: an instance that was slow once is tried again soon.
-const FORGET_US: f64 = 1_000_000.0;
-/// No instance counts as faster than this, so that requests under way weigh from the start.
-const FLOOR_US: f64 = 100.0;
-/// What a failure counts as: failing fast must not attract requests.
-const PENALTY_US: f64 = 250_000.0;
-/// Retries that can be saved up, in thousandths.
-const BUDGET_CAP: i64 = 100_000;
+use crate::{hash, instance::Instance, outlier::Rules};
 
-/// When an instance is left out, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    pub failures: u32,
-    pub base_us: u64,
-    pub max_us: u64,
-    /// Below this percentage of instances that are left, all are used.
-    pub panic_percent: u32,
+/// With `hash`, an instance takes at most so much more than its fair part of what is under way (bounded loads: Mirrokni,
+/// Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016).
+const MOST_LOAD: f64 = 1.25;
+
+/// How an instance is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Of two that are drawn, the one with the lower latency × (requests under way + 1).
+    #[default]
+    P2c,
+    /// The one with the fewest requests under way, relative to its weight.
+    LeastRequests,
+    /// One after the other, whatever they weigh.
+    RoundRobin,
+    /// One after the other, each as often as it weighs, spread evenly.
+    Weighted,
+    /// Always the same one for the same value of `hash`, for as long as it is there and not overloaded.
+    Hash,
 }
 
-/// One address, and what is known of it.
-#[derive(Debug)]
-pub struct Instance {
-    /// Tells instances apart for as long as the process lives.
-    pub id: u64,
-    pub authority: Authority,
-    in_flight: AtomicU32,
-    /// `f64` bits.
-    latency_us: AtomicU64,
-    measured_us: AtomicU64,
-    failures: AtomicU32,
-    ejections: AtomicU32,
-    ejected_until_us: AtomicU64,
-    /// After an ejection one request at a time, until one succeeds.
-    probation: AtomicBool,
+/// What `hash` looks at. A request without it goes by its address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum HashBy {
+    /// The client's address.
+    #[default]
+    Ip,
+    /// A header's value.
+    Header(String),
+    /// A cookie's value.
+    Cookie(String),
 }
 
-impl Instance {
-    pub fn new(authority: Authority) -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        Self {
-            id: COUNT.fetch_add(1, Relaxed),
-            authority,
-            in_flight: AtomicU32::new(0),
-            latency_us: AtomicU64::new(0),
-            measured_us: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            ejections: AtomicU32::new(0),
-            ejected_until_us: AtomicU64::new(0),
-            probation: AtomicBool::new(false),
+impl HashBy {
+    /// Everything that is wrong with it.
+    pub fn check(&self, errors: &mut Vec<FieldError>) {
+        let (field, good) = match self {
+            Self::Ip => return,
+            Self::Header(name) => ("/hash/header", name.len() <= 100 && HeaderName::try_from(name).is_ok()),
+            Self::Cookie(name) => (
+                "/hash/cookie",
+                (1..=100).contains(&name.len())
+                    && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"=;,\"".contains(&byte)),
+            ),
+        };
+        if !good {
+            errors.push(FieldError::new(field, "invalid", "this is no name"));
         }
     }
 
-    /// Counts a request until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self))
-    }
-
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
-    }
-
-    /// Expected cost of one more request.
-    pub fn cost(&self, now: u64) -> f64 {
-        self.latency(now).max(FLOOR_US) * f64::from(self.in_flight() + 1)
-    }
-
-    /// Whether it is not ejected at `now`.
-    pub fn is_available(&self, now: u64) -> bool {
-        now >= self.ejected_until_us.load(Relaxed) && !(self.probation.load(Relaxed) && self.in_flight() > 0)
-    }
-
-    /// An answer came after `took_us`.
-    pub fn succeeded(&self, now: u64, took_us: u64) {
-        self.measure(now, took_us as f64);
-        // Mostly nothing changes: reading keeps the cache line shared between cores.
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
+    /// The hash of a request.
+    pub fn of(&self, headers: &HeaderMap, address: IpAddr) -> u64 {
+        let value = match self {
+            Self::Ip => None,
+            Self::Header(name) => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
+            Self::Cookie(name) => cookie(headers, name),
+        };
+        match (value, address) {
+            (Some(value), _) => hash::of(value),
+            (None, IpAddr::V4(address)) => hash::of(&address.octets()),
+            (None, IpAddr::V6(address)) => hash::of(&address.octets()),
         }
-        if self.probation.load(Relaxed) {
-            self.probation.store(false, Relaxed);
-            self.ejected_until_us.store(0, Relaxed);
-            let ejections = self.ejections.load(Relaxed);
-            self.ejections.store(ejections / 2, Relaxed);
-        }
-    }
-
-    /// No answer, or one that says that the instance is not well. True if this ejected it.
-    pub fn failed(&self, now: u64, rules: &Rules) -> bool {
-        self.measure(now, (self.latency(now) * 2.0).max(PENALTY_US));
-        let failures = self.failures.fetch_add(1, Relaxed) + 1;
-        let due = failures >= rules.failures || self.probation.load(Relaxed);
-        if !due || now < self.ejected_until_us.load(Relaxed) {
-            return false;
-        }
-        let before = self.ejections.fetch_add(1, Relaxed);
-        let pause = rules.base_us.saturating_mul(1 << before.min(20)).min(rules.max_us);
-        self.ejected_until_us.store(now + pause, Relaxed);
-        self.probation.store(true, Relaxed);
-        // The pause is the penalty: after it the instance is to be tried, not avoided.
-        self.latency_us.store(0, Relaxed);
-        true
-    }
-
-    /// What an answer is expected to take, in microseconds; 0 if nothing is known.
-    pub fn latency(&self, now: u64) -> f64 {
-        let age = now.saturating_sub(self.measured_us.load(Relaxed)) as f64;
-        f64::from_bits(self.latency_us.load(Relaxed)) * (-age / FORGET_US).exp()
-    }
-
-    /// A rise counts at once, a fall slowly. Two cores at once may lose one of two measurements, which does no harm.
-    fn measure(&self, now: u64, took_us: f64) {
-        let age = now.saturating_sub(self.measured_us.load(Relaxed)) as f64;
-        let weight = (-age / DECAY_US).exp();
-        let known = f64::from_bits(self.latency_us.load(Relaxed));
-        let next = if took_us > known * weight { took_us } else { known * weight + took_us * (1.0 - weight) };
-        self.latency_us.store(next.to_bits(), Relaxed);
-        self.measured_us.store(now, Relaxed);
     }
 }
 
-/// A request under way at an instance.
-#[derive(Debug)]
-pub struct InFlight(Arc<Instance>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Retries are paid from a part of the requests, so that failing instances are not asked ever more often.
-#[derive(Debug)]
-pub struct Budget {
-    balance: AtomicI64,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { balance: AtomicI64::new(BUDGET_CAP) }
-    }
-}
-
-impl Budget {
-    /// Each first attempt pays in.
-    pub fn deposit(&self, retry_percent: u32) {
-        if self.balance.load(Relaxed) < BUDGET_CAP {
-            self.balance.fetch_add(i64::from(retry_percent) * 10, Relaxed);
-        }
-    }
-
-    /// Retries that could be paid for now.
-    pub fn left(&self) -> u64 {
-        u64::try_from(self.balance.load(Relaxed) / 1000).unwrap_or(0)
-    }
-
-    /// Whether one retry may be made; it is paid for.
-    pub fn withdraw(&self) -> bool {
-        self.balance.fetch_update(Relaxed, Relaxed, |balance| (balance >= 1000).then(|| balance - 1000)).is_ok()
-    }
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes())
 }
 
 /// An upstream's instance and its part of the requests.
@@ -180,43 +95,155 @@ pub struct Member {
     pub instance: Arc<Instance>,
 }
 
-/// Chooses among `members`, all of which have a weight above zero; never `except`. `random` is called for numbers below
-/// its argument, which is at least one.
-pub fn pick<'a>(
-    members: &'a [Member],
-    except: Option<&Instance>,
-    now: u64,
-    rules: &Rules,
-    mut random: impl FnMut(u32) -> u32,
-) -> Option<&'a Arc<Instance>> {
-    let is_excepted = |instance: &Instance| except.is_some_and(|except| std::ptr::eq(except, instance));
-    let usable = |member: &Member| !is_excepted(&member.instance) && member.instance.is_available(now);
-    match members {
-        [] => return None,
-        [only] => return (!is_excepted(&only.instance)).then_some(&only.instance),
-        _ => {}
-    }
-    let (a, b) = two(members, |member| member.weight, &mut random);
-    if usable(a) && usable(b) {
-        return Some(cheaper(a, b, now));
-    }
-    let mut left: Vec<&Member> = members.iter().filter(|member| usable(member)).collect();
-    let healthy = left.len() + usize::from(except.is_some_and(|except| except.is_available(now)));
-    if left.is_empty() || healthy * 100 < rules.panic_percent as usize * members.len() {
-        left = members.iter().filter(|member| !is_excepted(&member.instance)).collect();
-    }
-    match left.as_slice() {
-        [] => None,
-        [only] => Some(&only.instance),
-        several => {
-            let (a, b) = two(several, |member| member.weight, &mut random);
-            Some(cheaper(a, b, now))
-        }
-    }
+/// The members of one upstream, all of which have a weight above zero, and how one is chosen.
+#[derive(Debug)]
+pub struct Balancer {
+    pub members: Vec<Member>,
+    pub rules: Rules,
+    pub method: Method,
+    pub hash_by: HashBy,
+    /// An instance that begins gets its whole share after so long; 0: at once.
+    pub slow_us: u64,
+    /// Whose turn it is.
+    turn: AtomicUsize,
+    /// What each member has saved up, for `weighted`.
+    credit: Mutex<Vec<f64>>,
 }
 
-fn cheaper<'a>(a: &'a Member, b: &'a Member, now: u64) -> &'a Arc<Instance> {
-    if b.instance.cost(now) < a.instance.cost(now) { &b.instance } else { &a.instance }
+/// What is asked of a choice.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub now: u64,
+    /// Of the request; only `hash` looks at it.
+    pub hash: u64,
+    /// Those that were tried already: none of them again.
+    pub except: &'a [Arc<Instance>],
+}
+
+impl Balancer {
+    pub fn new(members: Vec<Member>, rules: Rules, method: Method, hash_by: HashBy, slow_us: u64) -> Self {
+        // Tables come and go: not each of them begins with the first member.
+        let turn = AtomicUsize::new(rand::random_range(0..members.len().max(1)));
+        let credit = Mutex::new(vec![0.0; members.len()]);
+        Self { members, rules, method, hash_by, slow_us, turn, credit }
+    }
+
+    /// One that is neither ejected, unhealthy nor tried already. `None`: there is none, not even if it is bad.
+    pub fn pick(&self, asked: &Asked<'_>, random: impl FnMut(u32) -> u32) -> Option<&Arc<Instance>> {
+        match (self.members.as_slice(), asked.except) {
+            ([], _) => None,
+            ([only], []) => Some(&only.instance),
+            // A second try goes only to one that is well: when all fail, asking more often makes nothing better.
+            (_, except) => self.choose(asked, except.is_empty(), random),
+        }
+    }
+
+    fn choose(&self, asked: &Asked<'_>, may_panic: bool, mut random: impl FnMut(u32) -> u32) -> Option<&Arc<Instance>> {
+        let usable = |member: &Member| {
+            member.instance.is_available(asked.now)
+                && !asked.except.iter().any(|tried| Arc::ptr_eq(tried, &member.instance))
+        };
+        if self.method == Method::P2c {
+            // Mostly two that are drawn are well: then the others need not be looked at.
+            let (a, b) = two(&self.members, |member| member.weight, &mut random);
+            if usable(a) && usable(b) {
+                return Some(self.cheaper(a, b, asked.now));
+            }
+        }
+        let mut left: Vec<usize> = (0..self.members.len()).filter(|index| usable(&self.members[*index])).collect();
+        let is_scarce = left.len() * 100 < self.rules.panic_percent as usize * self.members.len();
+        if may_panic && (left.is_empty() || is_scarce) && self.rules.panic_percent > 0 {
+            left = (0..self.members.len()).collect();
+        }
+        let index = match (left.as_slice(), self.method) {
+            ([], _) => return None,
+            ([only], _) => *only,
+            (several, Method::P2c) => {
+                let (a, b) = two(several, |index| self.members[*index].weight, &mut random);
+                return Some(self.cheaper(&self.members[*a], &self.members[*b], asked.now));
+            }
+            (several, Method::LeastRequests) => self.least(several, asked.now, &mut random),
+            (several, Method::RoundRobin) => self.next(several, asked.now, &mut random),
+            (several, Method::Weighted) => self.smooth(several, asked.now),
+            (several, Method::Hash) => self.hashed(several, asked),
+        };
+        Some(&self.members[index].instance)
+    }
+
+    fn readiness(&self, member: &Member, now: u64) -> f64 {
+        member.instance.readiness(now, self.slow_us)
+    }
+
+    fn cheaper<'a>(&self, a: &'a Member, b: &'a Member, now: u64) -> &'a Arc<Instance> {
+        let cost = |member: &Member| member.instance.cost(now) / self.readiness(member, now);
+        if cost(b) < cost(a) { &b.instance } else { &a.instance }
+    }
+
+    /// Of several with as few, any.
+    fn least(&self, left: &[usize], now: u64, random: &mut impl FnMut(u32) -> u32) -> usize {
+        let load = |index: &usize| {
+            let member = &self.members[*index];
+            let share = f64::from(member.weight) * self.readiness(member, now);
+            f64::from(member.instance.in_flight() + 1) / share
+        };
+        let from = random(u32::try_from(left.len()).unwrap_or(u32::MAX)) as usize;
+        let (before, after) = left.split_at(from.min(left.len()));
+        let turned = after.iter().chain(before);
+        turned.copied().min_by(|a, b| load(a).total_cmp(&load(b))).unwrap_or(left[0])
+    }
+
+    fn next(&self, left: &[usize], now: u64, random: &mut impl FnMut(u32) -> u32) -> usize {
+        for _ in 0..left.len() {
+            let turn = self.turn.fetch_add(1, Relaxed);
+            let index = left[turn % left.len()];
+            // Who has just begun lets most of its turns go by.
+            let readiness = self.readiness(&self.members[index], now);
+            if readiness >= 1.0 || f64::from(random(1000)) < readiness * 1000.0 {
+                return index;
+            }
+        }
+        left[self.turn.fetch_add(1, Relaxed) % left.len()]
+    }
+
+    /// Smooth weighted round robin, as nginx does it: each is credited its weight, the richest is chosen and pays for all.
+    fn smooth(&self, left: &[usize], now: u64) -> usize {
+        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = 0.0;
+        let mut richest = left[0];
+        for index in left {
+            let member = &self.members[*index];
+            let weight = f64::from(member.weight) * self.readiness(member, now);
+            total += weight;
+            credit[*index] += weight;
+            if credit[*index] > credit[richest] {
+                richest = *index;
+            }
+        }
+        credit[richest] -= total;
+        richest
+    }
+
+    /// Weighted rendezvous hashing: each member draws a number for this value, the best draw has it. When one goes, only
+    /// its own values move, and no ring has to be kept; at most 256 draws. One that is full passes it on to the next best.
+    fn hashed(&self, left: &[usize], asked: &Asked<'_>) -> usize {
+        let share = |index: &usize| f64::from(self.members[*index].weight);
+        let (mut weights, mut load) = (0.0, 1.0);
+        for index in left {
+            weights += share(index);
+            load += f64::from(self.members[*index].instance.in_flight());
+        }
+        let score = |index: &usize| {
+            let member = &self.members[*index];
+            let drawn = hash::unit(hash::pair(asked.hash, member.instance.hash));
+            share(index) * self.readiness(member, asked.now) / -drawn.ln()
+        };
+        let has_room = |index: &&usize| {
+            let most = (MOST_LOAD * load * share(index) / weights).ceil();
+            f64::from(self.members[**index].instance.in_flight()) < most
+        };
+        let best = |a: &&usize, b: &&usize| score(a).total_cmp(&score(b));
+        left.iter().filter(has_room).max_by(best).or_else(|| left.iter().max_by(best)).copied().unwrap_or(left[0])
+    }
 }
 
 /// Two to choose from: different ones if all weigh the same; else each by weight, perhaps the same one twice, so that a

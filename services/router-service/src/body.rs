@@ -11,12 +11,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::{clock, connection::Connection, exchange::Exchange, inspect::Ahead, upstream::Answer};
+use crate::{
+    cache::flow::Storing, clock, connection::Connection, exchange::Exchange, inspect::Ahead, upstream::Answer,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -55,6 +57,16 @@ pub struct Source {
     /// A moment of [`clock`]; zero: not yet.
     finished: AtomicU64,
     connection: Arc<Connection>,
+    /// What was read, for who wants to send it elsewhere too.
+    copy: Option<Mutex<Kept>>,
+}
+
+/// A copy of a body, up to a size.
+#[derive(Debug)]
+struct Kept {
+    data: BytesMut,
+    most: usize,
+    is_too_large: bool,
 }
 
 impl Source {
@@ -75,7 +87,20 @@ impl Source {
             received: AtomicU64::new(0),
             finished: AtomicU64::new(if is_empty { clock::exact_ms() } else { 0 }),
             connection,
+            copy: None,
         }
+    }
+
+    /// Keeps a copy of what is read, unless it is more than `most` bytes.
+    pub fn with_copy(mut self, most: usize) -> Self {
+        self.copy = Some(Mutex::new(Kept { data: BytesMut::new(), most, is_too_large: false }));
+        self
+    }
+
+    /// The copy, once all was read. `None`: there is none, or not of all.
+    pub fn copied(&self) -> Option<Bytes> {
+        let kept = self.copy.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.finished().is_some() && !kept.is_too_large).then(|| Bytes::copy_from_slice(&kept.data))
     }
 
     /// Whether nothing of it was read, so that it can be sent again.
@@ -114,11 +139,77 @@ impl Source {
 
 /// What an attempt sends.
 #[derive(Debug, Clone)]
-pub struct RequestBody(Arc<Source>);
+pub enum RequestBody {
+    /// As it comes from the client.
+    Client(Arc<Source>),
+    /// All of it is here.
+    Kept(Bytes),
+}
 
 impl RequestBody {
     pub fn new(source: &Arc<Source>) -> Self {
-        Self(Arc::clone(source))
+        Self::Client(Arc::clone(source))
+    }
+
+    pub fn kept(body: Bytes) -> Self {
+        Self::Kept(body)
+    }
+
+    pub fn none() -> Self {
+        Self::Kept(Bytes::new())
+    }
+}
+
+impl Source {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.begun.store(true, Relaxed);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let frame = match reading.ahead.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None => match Pin::new(&mut reading.incoming).poll_frame(cx) {
+                Poll::Pending => {
+                    self.connection.body_blocked(true);
+                    return Poll::Pending;
+                }
+                Poll::Ready(frame) => frame,
+            },
+        };
+        self.connection.body_blocked(false);
+        Poll::Ready(match frame {
+            None => {
+                self.finish();
+                None
+            }
+            Some(Err(error)) => {
+                self.broken.store(true, Relaxed);
+                Some(Err(error.into()))
+            }
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if self.received.fetch_add(length, Relaxed) + length > self.limit {
+                    self.too_large.store(true, Relaxed);
+                    return Poll::Ready(Some(Err("the body is larger than its limit".into())));
+                }
+                if let (Some(copy), Some(data)) = (&self.copy, frame.data_ref()) {
+                    copy.lock().unwrap_or_else(PoisonError::into_inner).add(data);
+                }
+                if reading.is_at_end() {
+                    self.finish();
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+}
+
+impl Kept {
+    fn add(&mut self, data: &[u8]) {
+        self.is_too_large |= self.data.len() + data.len() > self.most;
+        if self.is_too_large {
+            self.data = BytesMut::new();
+        } else {
+            self.data.extend_from_slice(data);
+        }
     }
 }
 
@@ -127,49 +218,25 @@ impl Body for RequestBody {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let source = &self.0;
-        source.begun.store(true, Relaxed);
-        let mut reading = source.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let frame = match reading.ahead.pop_front() {
-            Some(frame) => Some(Ok(frame)),
-            None => match Pin::new(&mut reading.incoming).poll_frame(cx) {
-                Poll::Pending => {
-                    source.connection.body_blocked(true);
-                    return Poll::Pending;
-                }
-                Poll::Ready(frame) => frame,
-            },
-        };
-        source.connection.body_blocked(false);
-        Poll::Ready(match frame {
-            None => {
-                source.finish();
-                None
-            }
-            Some(Err(error)) => {
-                source.broken.store(true, Relaxed);
-                Some(Err(error.into()))
-            }
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                if source.received.fetch_add(length, Relaxed) + length > source.limit {
-                    source.too_large.store(true, Relaxed);
-                    return Poll::Ready(Some(Err("the body is larger than its limit".into())));
-                }
-                if reading.is_at_end() {
-                    source.finish();
-                }
-                Some(Ok(frame))
-            }
-        })
+        match self.get_mut() {
+            Self::Client(source) => source.poll_frame(cx),
+            Self::Kept(data) if data.is_empty() => Poll::Ready(None),
+            Self::Kept(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner).is_at_end()
+        match self {
+            Self::Client(source) => source.reading.lock().unwrap_or_else(PoisonError::into_inner).is_at_end(),
+            Self::Kept(data) => data.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.hint
+        match self {
+            Self::Client(source) => source.hint,
+            Self::Kept(data) => SizeHint::with_exact(data.len() as u64),
+        }
     }
 }
 
@@ -190,24 +257,36 @@ pub struct ResponseBody {
     exchange: Option<Box<Exchange>>,
     /// An endless stream of events ends when the gateway drains.
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Kept while it is passed on.
+    storing: Option<Box<Storing>>,
 }
 
 impl ResponseBody {
-    pub fn instance(body: Answer, exchange: Box<Exchange>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
-        Self::new(From::Instance(body), Some(exchange), drain)
+    pub fn instance(
+        body: Answer,
+        exchange: Box<Exchange>,
+        drain: Option<WaitForCancellationFutureOwned>,
+        storing: Option<Box<Storing>>,
+    ) -> Self {
+        Self::new(From::Instance(body), Some(exchange), drain, storing)
     }
 
     pub fn own(body: axum::body::Body, exchange: Box<Exchange>) -> Self {
-        Self::new(From::Own(body), Some(exchange), None)
+        Self::new(From::Own(body), Some(exchange), None, None)
     }
 
     /// No body, and no record of its own.
     pub fn none() -> Self {
-        Self::new(From::Own(axum::body::Body::empty()), None, None)
+        Self::new(From::Own(axum::body::Body::empty()), None, None, None)
     }
 
-    fn new(from: From, exchange: Option<Box<Exchange>>, drain: Option<WaitForCancellationFutureOwned>) -> Self {
-        let mut made = Self { from, exchange, drain: drain.map(Box::pin) };
+    fn new(
+        from: From,
+        exchange: Option<Box<Exchange>>,
+        drain: Option<WaitForCancellationFutureOwned>,
+        storing: Option<Box<Storing>>,
+    ) -> Self {
+        let mut made = Self { from, exchange, drain: drain.map(Box::pin), storing };
         if made.is_end_stream() {
             made.complete();
         }
@@ -217,6 +296,9 @@ impl ResponseBody {
     fn complete(&mut self) {
         if let Some(exchange) = &mut self.exchange {
             exchange.complete();
+        }
+        if let Some(storing) = self.storing.take() {
+            storing.keep();
         }
     }
 }
@@ -230,6 +312,7 @@ impl Body for ResponseBody {
         if let Some(drain) = &mut this.drain
             && drain.as_mut().poll(cx).is_ready()
         {
+            this.storing = None;
             this.complete();
             return Poll::Ready(None);
         }
@@ -243,8 +326,16 @@ impl Body for ResponseBody {
                 if let Some(exchange) = &mut this.exchange {
                     exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
                 }
+                if let Some(storing) = &mut this.storing {
+                    // Trailers are not kept, so neither is what has some.
+                    let fits = frame.data_ref().is_some_and(|data| storing.add(data));
+                    if !fits {
+                        this.storing = None;
+                    }
+                }
             }
             Some(Err(_)) => {
+                this.storing = None;
                 if let Some(exchange) = &mut this.exchange {
                     exchange.broke_off();
                 }

@@ -17,6 +17,7 @@ pub struct Config {
     pub services: Services,
     pub gateway: Gateway,
     pub balance: Balance,
+    pub cache: Cache,
     pub limits: Limits,
     pub tls: Tls,
     pub signatures: Signatures,
@@ -80,6 +81,7 @@ pub struct Balance {
     pub panic_percent: u32,
     pub retry_percent: u32,
     pub pool_idle_timeout_ms: u64,
+    pub ca_file: String,
 }
 
 /// `[tls]`: files are paths; empty: none.
@@ -118,4 +120,12 @@ pub struct Limits {
     pub default_per_seconds: u32,
     pub redis_timeout_ms: u64,
     pub max_clients: usize,
+}
+
+/// `[cache]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub near_bytes: u64,
+    pub redis_timeout_ms: u64,
 }

@@ -8,11 +8,12 @@ use kronos_common::{identity::Claims, trace::TraceContext};
 use tracing::Span;
 
 use crate::{
-    balance::{InFlight, Instance},
     body::Source,
+    concurrency::Seat,
     connection::Active,
     edge::Edge,
     headers::Origin,
+    instance::{InFlight, Instance},
     proxy::Core,
     request_log::Line,
     table::Route,
@@ -68,6 +69,10 @@ pub struct Exchange {
     /// Somebody else writes the line.
     pub unlogged: bool,
     pub in_flight: Option<InFlight>,
+    /// Where the upstream bounds what is under way.
+    pub seat: Option<Seat>,
+    /// The upstream, where it is not the route's own.
+    pub canary: Option<Arc<str>>,
     /// Keeps the connection's idle deadline away.
     pub active: Active,
     sent: u64,
@@ -104,6 +109,8 @@ impl Exchange {
             status: 0,
             unlogged: false,
             in_flight: None,
+            seat: None,
+            canary: None,
             active,
             sent: 0,
             complete: false,
@@ -137,7 +144,13 @@ impl Exchange {
     /// There is nothing more to send.
     pub fn complete(&mut self) {
         self.complete = true;
+        self.leave();
+    }
+
+    /// The upstream has nothing more to do with it.
+    pub fn leave(&mut self) {
         self.in_flight = None;
+        self.seat = None;
     }
 
     /// The instance broke its answer off.
@@ -177,6 +190,7 @@ impl Drop for Exchange {
                 begun: self.begun,
                 method: self.method.clone(),
                 served: self.served.clone(),
+                canary: self.canary.take(),
                 status,
                 duration: took,
                 request_bytes: self.source.as_ref().map_or(0, |source| source.received()),

@@ -223,54 +223,79 @@ pub struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Writes the request line and the headers: the client's without what ends at this hop (RFC 9110 section 7.6.1) and
-    /// without any copy of what only the gateway may say, and then what the gateway says.
+    /// Writes the request line and the headers.
     pub fn write(&self, out: &mut Vec<u8>, authority: &str) {
         for part in [self.method.as_str(), " ", self.target, " HTTP/1.1\r\nhost: ", authority, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+        self.tell(|name, value| {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        });
+        if let Some(protocol) = self.upgrade {
+            for part in [b"connection: upgrade\r\nupgrade: ", protocol.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+    }
+
+    /// The same for a client that frames by itself. An upgrade is not asked for.
+    ///
+    /// # Errors
+    /// A target or header that is none: it never is, for it was read from one.
+    pub fn build(&self, scheme: &str, authority: &str) -> http::Result<http::Request<()>> {
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(self.target).build()?;
+        let mut request = http::Request::builder().method(self.method.clone()).uri(uri).body(())?;
+        let headers = request.headers_mut();
+        self.tell(|name, value| {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        });
+        Ok(request)
+    }
+
+    /// Says every header: the client's without what ends at this hop (RFC 9110 section 7.6.1) and without any copy of what
+    /// only the gateway may say, and then what the gateway says.
+    fn tell(&self, mut line: impl FnMut(&str, &[u8])) {
         let named = named_by_connection(self.headers);
         let mut cookies = 0;
         for (name, value) in self.headers {
             if *name == header::COOKIE {
                 cookies += 1;
             } else if !ends_here(name) && !named.contains(name) && (self.keeps_trace || *name != TRACESTATE) {
-                line(out, name.as_str(), value.as_bytes());
+                line(name.as_str(), value.as_bytes());
             }
         }
         if cookies > 0 && !named.contains(&header::COOKIE) {
             // HTTP/2 cuts it into several lines, HTTP/1.1 has one (RFC 9113 section 8.2.3).
-            out.extend_from_slice(b"cookie: ");
-            for (index, value) in self.headers.get_all(header::COOKIE).iter().enumerate() {
-                out.extend_from_slice(if index > 0 { b"; " } else { b"" });
-                out.extend_from_slice(value.as_bytes());
+            let mut parts = self.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+            match (parts.next(), cookies) {
+                (Some(only), 1) => line("cookie", only),
+                (first, _) => line("cookie", &first.into_iter().chain(parts).collect::<Vec<_>>().join(&b"; "[..])),
             }
-            out.extend_from_slice(b"\r\n");
         }
-        self.tell(out);
-    }
-
-    fn tell(&self, out: &mut Vec<u8>) {
-        line(out, "x-forwarded-for", self.origin.chain.as_bytes());
-        line(out, "x-forwarded-proto", if self.origin.is_https { b"https" } else { b"http" });
+        line("x-forwarded-for", self.origin.chain.as_bytes());
+        line("x-forwarded-proto", if self.origin.is_https { b"https" } else { b"http" });
         if let Some(host) = self.host {
-            line(out, "x-forwarded-host", host.as_bytes());
+            line("x-forwarded-host", host.as_bytes());
         }
-        line(out, "x-request-id", self.request_id.as_bytes());
+        line("x-request-id", self.request_id.as_bytes());
         let mut trace = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&mut trace[3..35], self.trace.trace_id);
         write_hex(&mut trace[36..52], self.trace.span_id.into());
         trace[54] += u8::from(self.trace.sampled);
-        line(out, "traceparent", &trace);
+        line("traceparent", &trace);
         if let Some(claims) = self.subject {
             for (name, text) in [("x-kronos-subject", &claims.sub), ("x-kronos-client", &claims.client_id)] {
                 if text.bytes().all(|byte| byte >= b' ' && byte != 0x7f) {
-                    line(out, name, text.as_bytes());
+                    line(name, text.as_bytes());
                 }
             }
         }
         if let Some(way) = self.way {
-            line(out, "x-kronos-authentication", way.as_bytes());
+            line("x-kronos-authentication", way.as_bytes());
         }
         let wants_trailers = self.headers.get_all(header::TE).iter().any(|value| {
             value
@@ -278,20 +303,9 @@ impl Outgoing<'_> {
                 .is_ok_and(|text| text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
         });
         if wants_trailers {
-            line(out, "te", b"trailers");
-        }
-        if let Some(protocol) = self.upgrade {
-            line(out, "connection", b"upgrade");
-            line(out, "upgrade", protocol.as_bytes());
+            line("te", b"trailers");
         }
     }
-}
-
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// What is between the client and the gateway, or what the gateway alone may say. Names with `_` too: some servers read them

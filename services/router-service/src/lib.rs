@@ -5,27 +5,39 @@
 
 pub mod admission;
 pub mod alarm;
+pub mod attempts;
 pub mod audit;
 pub mod authentication;
+pub mod background;
 pub mod balance;
 pub mod body;
+pub mod breaker;
+pub mod budget;
+pub mod cache;
+pub mod canary;
 pub mod clock;
+pub mod concurrency;
 pub mod condition;
 pub mod config;
 pub mod connection;
 pub mod edge;
 pub mod exchange;
 pub mod forward;
+pub mod hash;
 pub mod headers;
+pub mod health;
 pub mod inspect;
+pub mod instance;
 pub mod jobs;
 pub mod lease;
 pub mod limit;
 pub mod live;
 pub mod matcher;
+pub mod mirror;
 pub mod node_keys;
 pub mod openapi;
 pub mod opening;
+pub mod outlier;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod quota;
@@ -43,8 +55,10 @@ pub mod telemetry;
 pub mod tls;
 pub mod tokens;
 pub mod transport;
+pub mod trust;
 pub mod tunnel;
 pub mod upstream;
+pub mod upstream_spec;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -66,12 +80,14 @@ use utoipa_axum::router::OpenApiRouter;
 pub use crate::config::Config;
 use crate::{
     audit::Audit,
+    cache::keep::Kept,
     edge::networks,
     lease::Leases,
     limit::{Limiter, Quota, Rule},
     live::Live,
     node_keys::NodeKeys,
     opening::Places,
+    outlier::Rules,
     proxy::Gateway,
     quota::Quotas,
     request_log::RequestLog,
@@ -96,9 +112,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct App {
     store: Store,
     live: Arc<Live>,
+    kept: Arc<Kept>,
     verifier: Verifier,
     /// Where the clock of the instances' state begins.
     epoch: Instant,
+}
+
+impl App {
+    /// Microseconds on the clock of the instances' state.
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl FromRef<App> for Verifier {
@@ -136,6 +160,7 @@ struct Parts {
     live: Arc<Live>,
     verifier: Verifier,
     limiter: Arc<Limiter>,
+    kept: Arc<Kept>,
     metrics: Metrics,
     node_keys: Arc<NodeKeys>,
     quotas: Arc<Quotas>,
@@ -148,6 +173,7 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let defaults = Defaults {
         timeout: Duration::from_millis(config.http.request_timeout_ms),
         body_limit: config.http.body_limit_bytes as u64,
+        rules: Rules::from(&config.balance),
     };
     let live = Arc::new(Live::new(defaults, metrics.clone(), &config.gateway.table_path));
     let redis = redis::connect(&config.redis, context).await?;
@@ -167,7 +193,12 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
         context,
     );
 
+    health::start(Arc::clone(&live), metrics.clone(), context)?;
+
     let epoch = Instant::now();
+    let cache = &config.cache;
+    let cache_timeout = Duration::from_millis(cache.redis_timeout_ms);
+    let kept = Kept::start(redis.clone(), cache.near_bytes, cache_timeout, context);
     let redis_timeout = Duration::from_millis(config.limits.redis_timeout_ms);
     let auth = Client::new(&config.identity.auth_url, ServiceToken::new(&config.identity)?, context)?;
     let node_keys = NodeKeys::new(config.signatures.clone(), auth, revocations, redis.clone(), redis_timeout);
@@ -178,11 +209,17 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let quotas = Arc::new(Quotas::new(store.clone(), main, config.limits.max_clients));
     jobs::sweep_quotas(Arc::clone(&quotas), store.clone(), context);
 
-    let app = App { store: store.clone(), live: Arc::clone(&live), verifier: verifier.clone(), epoch };
+    let app = App {
+        store: store.clone(),
+        live: Arc::clone(&live),
+        kept: Arc::clone(&kept),
+        verifier: verifier.clone(),
+        epoch,
+    };
     let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
     let router = routes::router().layer(idempotency).with_state(app);
     let node_keys = Arc::new(node_keys);
-    Ok((Parts { config, live, verifier, limiter, metrics, node_keys, quotas, tls, epoch }, router))
+    Ok((Parts { config, live, verifier, limiter, kept, metrics, node_keys, quotas, tls, epoch }, router))
 }
 
 impl Parts {
@@ -199,6 +236,7 @@ impl Parts {
             live: Arc::clone(&self.live),
             verifier: self.verifier.clone(),
             limiter: Arc::clone(&self.limiter),
+            kept: Arc::clone(&self.kept),
             default_limit: default_limit(&self.config.limits),
             networks: networks.map(Arc::new),
             node_keys: Arc::clone(&self.node_keys),
@@ -208,6 +246,7 @@ impl Parts {
             log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some(), audit),
             audits,
             quotas: Arc::clone(&self.quotas),
+            trust: trust::client(&self.config.balance.ca_file)?,
             traces: telemetry.traces_endpoint.is_some(),
             own,
             documents: Arc::new(documents),

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::{
     table::{Defaults, Registry, Snapshot, Table},
@@ -25,6 +26,8 @@ pub struct Live {
     file: Option<PathBuf>,
     /// One change at a time.
     changing: Mutex<()>,
+    /// The version that is served, for those who follow.
+    changed: watch::Sender<i64>,
 }
 
 impl Live {
@@ -36,12 +39,18 @@ impl Live {
             metrics,
             file: (!file.is_empty()).then(|| file.into()),
             changing: Mutex::new(()),
+            changed: watch::Sender::new(Table::UNKNOWN),
         }
     }
 
     /// The table as it is now.
     pub fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Tells of each change; the value is the version.
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.changed.subscribe()
     }
 
     /// Takes a snapshot over, if it is newer than what is served. What does not compile is refused whole, and the table
@@ -100,7 +109,9 @@ impl Live {
             self.metrics.forget_route(name);
         }
         self.metrics.table_version.set(table.version);
+        let version = table.version;
         self.table.store(Arc::new(table));
+        self.changed.send_replace(version);
         Ok(true)
     }
 }

@@ -23,8 +23,8 @@ use tracing::Span;
 use crate::{
     admission::{Admitted, admit, asked},
     alarm::Alarms,
-    balance::Rules,
     body::{RequestBody, ResponseBody, Source},
+    cache::keep::Kept,
     config::Config,
     connection::{Connection, Deadlines},
     edge::{networks, security_headers::SecurityHeaders},
@@ -58,6 +58,8 @@ pub struct Gateway {
     pub live: Arc<Live>,
     pub verifier: Verifier,
     pub limiter: Arc<Limiter>,
+    /// Answers of routes that keep them.
+    pub kept: Arc<Kept>,
     pub default_limit: Option<Arc<CompiledLimit>>,
     /// Who may come at all.
     pub networks: Option<Arc<networks::Compiled>>,
@@ -77,6 +79,8 @@ pub struct Gateway {
     pub epoch: Instant,
     pub unmatched: Arc<RouteSeconds>,
     pub own_seconds: Arc<RouteSeconds>,
+    /// Whom `https://` instances are believed.
+    pub trust: Arc<rustls::ClientConfig>,
     /// Spans are exported.
     pub traces: bool,
 }
@@ -85,7 +89,6 @@ pub struct Gateway {
 pub struct Core {
     pub gateway: Gateway,
     pub forwarder: Forwarder,
-    pub rules: Rules,
     pub deadlines: Deadlines,
     /// Waits for instances.
     pub alarms: Rc<Alarms>,
@@ -93,6 +96,8 @@ pub struct Core {
     pub connection_alarms: Rc<Alarms>,
     /// Connections and tunnels of this core.
     pub tasks: TaskTracker,
+    /// Copies under way.
+    pub mirrors: TaskTracker,
     /// Nothing new is begun on a connection.
     pub is_draining: Cell<bool>,
     pub tokens: RefCell<Tokens>,
@@ -101,20 +106,13 @@ pub struct Core {
 
 impl Core {
     pub fn new(gateway: Gateway) -> Self {
-        let balance = &gateway.config.balance;
-        let rules = Rules {
-            failures: balance.ejection_failures,
-            base_us: balance.ejection_base_ms * 1000,
-            max_us: balance.ejection_max_ms * 1000,
-            panic_percent: balance.panic_percent,
-        };
         Self {
-            forwarder: Forwarder::new(balance),
-            rules,
+            forwarder: Forwarder::new(&gateway.config.balance, Arc::clone(&gateway.trust)),
             deadlines: Deadlines::from(&gateway.config.gateway),
             alarms: Alarms::new(Duration::from_millis(10)),
             connection_alarms: Alarms::new(Duration::from_millis(50)),
             tasks: TaskTracker::new(),
+            mirrors: TaskTracker::new(),
             is_draining: Cell::new(false),
             tokens: RefCell::default(),
             lines: RefCell::default(),

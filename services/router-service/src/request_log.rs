@@ -18,8 +18,8 @@ use tracing::Level;
 
 use crate::{
     audit::Audit,
-    balance::Instance,
     exchange::Served,
+    instance::Instance,
     telemetry::{Metrics, method_label},
 };
 
@@ -35,6 +35,8 @@ pub struct Line {
     pub begun: Instant,
     pub method: Method,
     pub served: Served,
+    /// The upstream, where it is not the route's own.
+    pub canary: Option<Arc<str>>,
     pub status: u16,
     pub duration: Duration,
     pub request_bytes: u64,
@@ -102,7 +104,7 @@ impl Line {
     /// The upstream that its route leads to.
     pub fn upstream(&self) -> Option<&str> {
         match &self.served {
-            Served::Route(route) => Some(&*route.upstream.name),
+            Served::Route(route) => Some(self.canary.as_ref().unwrap_or(&route.upstream.name)),
             Served::Unmatched | Served::Own => None,
         }
     }

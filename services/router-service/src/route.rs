@@ -1,5 +1,5 @@
-//! What a route and an upstream are, on the wire and in the table: their types and the rules that one of them must keep by
-//! itself. Rules between routes are `table`'s.
+//! What a route is, on the wire and in the table: its types and the rules that one route must keep by itself. Rules between
+//! routes are `table`'s; upstreams are `upstream_spec`'s.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,13 @@ use utoipa::ToSchema;
 
 pub use crate::authentication::Authentication;
 use crate::{
+    cache::CacheSpec,
+    canary::CanarySpec,
     edge::{
         self, cors::Cors, filter::Filter, header_rules::HeaderRules, networks::Networks, redirect::Redirect,
         security_headers::SecurityHeaders,
     },
+    mirror::MirrorSpec,
     rewrite::{Rewrite, is_parameter},
 };
 
@@ -210,6 +213,23 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 1_099_511_627_776_u64)]
     pub body_limit_bytes: Option<u64>,
+    /// Further instances that a request may be sent to when one fails, if that is safe and the upstream's budget has it.
+    /// Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 5)]
+    pub retries: Option<u32>,
+    /// A second instance is asked when the first has not answered after so long, in milliseconds, and the first answer
+    /// counts: only for GET, HEAD, PUT, DELETE and OPTIONS without a body, within the upstream's retry budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60_000)]
+    pub hedge_after_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorSpec>,
+    /// Which answers are kept. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSpec>,
     /// The client is sent elsewhere; no instance is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -244,6 +264,11 @@ impl RouteSpec {
             permission: None,
             timeout_ms: None,
             body_limit_bytes: None,
+            retries: None,
+            hedge_after_ms: None,
+            canary: None,
+            mirror: None,
+            cache: None,
             redirect: None,
             headers: None,
             security_headers: SecurityHeaders::Default,
@@ -313,6 +338,24 @@ impl RouteSpec {
         if self.body_limit_bytes.is_some_and(|limit| limit > 1 << 40) {
             wrong("/bodyLimitBytes", "out_of_range", "at most 1099511627776".to_owned());
         }
+        if self.retries.is_some_and(|retries| retries > 5) {
+            wrong("/retries", "out_of_range", "from 0 to 5".to_owned());
+        }
+        if self.hedge_after_ms.is_some_and(|time| !(1..=60_000).contains(&time)) {
+            wrong("/hedgeAfterMs", "out_of_range", "from 1 to 60000".to_owned());
+        }
+        if let Some(canary) = &self.canary {
+            canary.check(&mut wrong);
+        }
+        if let Some(mirror) = &self.mirror {
+            mirror.check(&mut wrong);
+        }
+        if let Some(cache) = &self.cache {
+            cache.check(&mut wrong);
+            if self.mirror.is_some() {
+                wrong("/mirror", "not_with_cache", "a kept answer leaves nothing to copy: choose one".to_owned());
+            }
+        }
         if self.limits.len() > 8 {
             wrong("/limits", "too_many", "at most 8".to_owned());
         }
@@ -336,6 +379,13 @@ impl RouteSpec {
 }
 
 impl RouteSpec {
+    /// Every upstream that it names, and where.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&'static str, &Name)> {
+        let canary = self.canary.as_ref().map(|canary| ("/canary/upstream", &canary.upstream));
+        let mirror = self.mirror.as_ref().map(|mirror| ("/mirror/upstream", &mirror.upstream));
+        std::iter::once(("/upstream", &self.upstream)).chain(canary).chain(mirror)
+    }
+
     fn check_rewrite(&self, rewrite: &Rewrite, wrong: &mut impl FnMut(&str, &'static str, String)) {
         match (rewrite, &self.matches.path) {
             (Rewrite::Prefix(new), PathMatch::Prefix(_)) => {
@@ -359,76 +409,6 @@ impl RouteSpec {
                 }
             }
         }
-    }
-}
-
-/// One address of an upstream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct InstanceSpec {
-    /// `http://host:port`.
-    #[schema(min_length = 8, max_length = 300, pattern = "^http://[^/?#@]+/?$", example = "http://127.0.0.1:9000")]
-    pub url: String,
-    /// Its part of the requests, relative to the others'; 0: none. Default: 1.
-    #[serde(default = "one")]
-    #[schema(minimum = 0, maximum = 1000)]
-    pub weight: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-/// An upstream as a caller writes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct UpstreamSpec {
-    pub name: Name,
-    #[schema(min_items = 1, max_items = 256)]
-    pub instances: Vec<InstanceSpec>,
-}
-
-impl UpstreamSpec {
-    /// Everything that is wrong with this upstream.
-    pub fn check(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if !(1..=256).contains(&self.instances.len()) {
-            errors.push(FieldError::new("/instances", "invalid", "from 1 to 256 instances"));
-        }
-        let mut known = std::collections::HashSet::new();
-        for (index, instance) in self.instances.iter().enumerate() {
-            match authority(&instance.url) {
-                Err(detail) => errors.push(FieldError::new(format!("/instances/{index}/url"), "invalid_url", detail)),
-                Ok(authority) if !known.insert(authority.as_str().to_ascii_lowercase()) => {
-                    let detail = "this instance is named twice";
-                    errors.push(FieldError::new(format!("/instances/{index}/url"), "duplicate", detail));
-                }
-                Ok(_) => {}
-            }
-            if instance.weight > 1000 {
-                errors.push(FieldError::new(format!("/instances/{index}/weight"), "out_of_range", "from 0 to 1000"));
-            }
-        }
-        errors
-    }
-}
-
-/// Host and port of an instance's URL.
-///
-/// # Errors
-/// What to change.
-pub fn authority(url: &str) -> Result<http::uri::Authority, &'static str> {
-    const FORM: &str = "write it as http://host:port, without a path";
-    let uri: http::Uri = url.parse().map_err(|_| FORM)?;
-    if uri.scheme_str() != Some("http") {
-        return Err("only http:// is spoken to instances");
-    }
-    let authority = uri.authority().ok_or(FORM)?;
-    let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-    if url.len() <= 300 && plain && matches!(uri.path(), "" | "/") && uri.query().is_none() && !url.contains('#') {
-        Ok(authority.clone())
-    } else {
-        Err(FORM)
     }
 }
 

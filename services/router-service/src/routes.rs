@@ -3,8 +3,10 @@
 pub mod docs;
 pub mod explain;
 pub mod history;
+pub mod purge;
 pub mod quotas;
 pub mod routing;
+pub mod state;
 pub mod upstreams;
 
 use kronos_common::{
@@ -36,6 +38,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(explain::router())
         .merge(history::router())
+        .merge(purge::router())
         .merge(quotas::router())
         .merge(routing::router())
         .merge(upstreams::router())

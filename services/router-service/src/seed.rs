@@ -5,9 +5,10 @@ use kronos_common::problem::Result;
 
 use crate::{
     config::Services,
-    route::{Authentication, InstanceSpec, Match, Name, PathMatch, RouteSpec, UpstreamSpec},
+    route::{Authentication, Match, Name, PathMatch, RouteSpec},
     store::{Store, history::Actor},
     table::Snapshot,
+    upstream_spec::{InstanceSpec, UpstreamSpec},
 };
 
 /// Upstream, and its URL in the configuration. Their documents are merged in this order.
@@ -115,8 +116,7 @@ pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>>
     let mut change = store.change(Actor::default()).await?;
     let mut changed = false;
     for (upstream, url) in upstreams(services) {
-        let spec =
-            UpstreamSpec { name: name(upstream), instances: vec![InstanceSpec { url: url.to_owned(), weight: 1 }] };
+        let spec = UpstreamSpec::new(name(upstream), vec![InstanceSpec { url: url.to_owned(), weight: 1 }]);
         if !spec.check().is_empty() {
             return Err(kronos_common::problem::Problem::internal(anyhow::anyhow!(
                 "section `services` of the configuration: `{url}` is not of the form http://host:port"

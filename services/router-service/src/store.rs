@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use self::history::{Actor, Kind, Step};
 use crate::{
-    route::{Name, RouteSpec, UpstreamSpec},
+    route::{Name, RouteSpec},
     table::{Identified, Snapshot},
+    upstream_spec::UpstreamSpec,
 };
 
 /// The channel on which changes are announced; the payload is the version.

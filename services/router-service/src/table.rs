@@ -12,14 +12,23 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    balance::{Budget, Instance, Member},
+    balance::{Balancer, Member},
+    breaker::Breaker,
+    budget::Budget,
+    canary::Canary,
+    concurrency::Concurrency,
     condition::Asked,
     edge::Edge,
+    health::HealthCheckSpec,
+    instance::Instance,
     limit::{Quota, Rule},
     matcher::{Found, Matcher, Methods},
+    mirror::Mirror,
+    outlier::Rules,
     quota::{CompiledQuota, QuotaSpec},
-    route::{self, Authentication, By, Limit, RouteSpec, UpstreamSpec},
+    route::{self, Authentication, By, Limit, RouteSpec},
     telemetry::{Metrics, RouteSeconds},
+    upstream_spec::{Address, Protocol, UpstreamSpec},
 };
 
 /// All routes and upstreams at one version: what is stored, and what is kept on disk.
@@ -49,9 +58,9 @@ impl Snapshot {
         let mut matches: BTreeMap<_, &Identified<RouteSpec>> = BTreeMap::new();
         for route in &self.routes {
             let spec = &route.spec;
-            if !upstreams.contains_key(spec.upstream.as_str()) {
-                let detail = format!("there is no upstream {}", spec.upstream.as_str());
-                errors.push(FieldError::new("/upstream", "unknown_upstream", detail));
+            for (pointer, name) in spec.upstreams().filter(|(_, name)| !upstreams.contains_key(name.as_str())) {
+                let detail = format!("there is no upstream {} for {}", name.as_str(), spec.name.as_str());
+                errors.push(FieldError::new(pointer, "unknown_upstream", detail));
             }
             let mut methods: Vec<Option<route::Method>> = match &spec.matches.methods {
                 Some(methods) => methods.iter().copied().map(Some).collect(),
@@ -82,6 +91,7 @@ impl Snapshot {
 pub struct Defaults {
     pub timeout: Duration,
     pub body_limit: u64,
+    pub rules: Rules,
 }
 
 /// What outlives a table, by its key.
@@ -89,23 +99,46 @@ pub struct Defaults {
 pub struct Registry {
     instances: Mutex<HashMap<String, Weak<Instance>>>,
     budgets: Mutex<HashMap<String, Weak<Budget>>>,
+    breakers: Mutex<HashMap<String, Weak<Breaker>>>,
+    concurrencies: Mutex<HashMap<String, Weak<Concurrency>>>,
 }
 
 impl Registry {
     fn instance(&self, url: &str) -> Option<Arc<Instance>> {
-        let authority = route::authority(url).ok()?;
-        let key = authority.as_str().to_ascii_lowercase();
-        Some(keep(&self.instances, key, || Instance::new(authority)))
+        let address = Address::read(url).ok()?;
+        let scheme = if address.is_tls { "https" } else { "http" };
+        let key = format!("{scheme}://{}", address.authority.as_str().to_ascii_lowercase());
+        Some(keep(&self.instances, key, |_| true, || Instance::new(address)))
     }
 
     fn budget(&self, upstream: &str) -> Arc<Budget> {
-        keep(&self.budgets, upstream.to_owned(), Budget::default)
+        keep(&self.budgets, upstream.to_owned(), |_| true, Budget::default)
+    }
+
+    /// What was counted is kept as long as the policy is the same.
+    fn breaker(&self, spec: &UpstreamSpec) -> Option<Arc<Breaker>> {
+        let wanted = spec.breaker.as_ref()?;
+        let key = spec.name.as_str().to_owned();
+        Some(keep(&self.breakers, key, |known| known.spec == *wanted, || Breaker::new(wanted.clone())))
+    }
+
+    fn concurrency(&self, spec: &UpstreamSpec) -> Option<Arc<Concurrency>> {
+        let wanted = spec.max_concurrent.as_ref()?;
+        let key = spec.name.as_str().to_owned();
+        Some(keep(&self.concurrencies, key, |known| known.spec == *wanted, || Concurrency::new(wanted.clone())))
     }
 }
 
-fn keep<T>(known: &Mutex<HashMap<String, Weak<T>>>, key: String, new: impl FnOnce() -> T) -> Arc<T> {
+fn keep<T>(
+    known: &Mutex<HashMap<String, Weak<T>>>,
+    key: String,
+    is_same: impl Fn(&T) -> bool,
+    new: impl FnOnce() -> T,
+) -> Arc<T> {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known.get(&key).and_then(Weak::upgrade) {
+    if let Some(found) = known.get(&key).and_then(Weak::upgrade)
+        && is_same(&found)
+    {
         return found;
     }
     known.retain(|_, weak| weak.strong_count() > 0);
@@ -118,9 +151,13 @@ fn keep<T>(known: &Mutex<HashMap<String, Weak<T>>>, key: String, new: impl FnOnc
 #[derive(Debug)]
 pub struct Upstream {
     pub name: Arc<str>,
-    /// Those with a weight.
-    pub members: Vec<Member>,
+    pub protocol: Protocol,
+    /// Over the instances with a weight.
+    pub balancer: Balancer,
     pub budget: Arc<Budget>,
+    pub breaker: Option<Arc<Breaker>>,
+    pub concurrency: Option<Arc<Concurrency>>,
+    pub health_check: Option<HealthCheckSpec>,
 }
 
 /// A limit and what it counts.
@@ -154,6 +191,11 @@ pub struct Route {
     pub late_limits: Vec<CompiledLimit>,
     pub timeout: Duration,
     pub body_limit: u64,
+    /// Further tries.
+    pub retries: u32,
+    pub hedge: Option<Duration>,
+    pub canary: Option<Box<Canary>>,
+    pub mirror: Option<Box<Mirror>>,
     pub seconds: Arc<RouteSeconds>,
 }
 
@@ -211,7 +253,7 @@ impl Table {
             .upstreams
             .iter()
             .map(|upstream| {
-                let upstream = compile_upstream(&upstream.spec, registry);
+                let upstream = compile_upstream(&upstream.spec, registry, defaults);
                 (Arc::clone(&upstream.name), Arc::new(upstream))
             })
             .collect();
@@ -253,6 +295,16 @@ impl Table {
                 late_limits,
                 timeout: spec.timeout_ms.map_or(defaults.timeout, Duration::from_millis),
                 body_limit: spec.body_limit_bytes.unwrap_or(defaults.body_limit),
+                retries: spec.retries.unwrap_or(1),
+                hedge: spec.hedge_after_ms.map(Duration::from_millis),
+                canary: spec.canary.as_ref().and_then(|canary| {
+                    let upstream = upstreams.get(canary.upstream.as_str())?;
+                    Some(Box::new(Canary::new(canary, Arc::clone(upstream), name)))
+                }),
+                mirror: spec.mirror.as_ref().and_then(|mirror| {
+                    let upstream = Arc::clone(upstreams.get(mirror.upstream.as_str())?);
+                    Some(Box::new(Mirror { upstream, spec: mirror.clone() }))
+                }),
                 seconds: seconds.unwrap_or_else(|| Arc::new(metrics.route(name))),
             }));
         }
@@ -267,6 +319,10 @@ impl Table {
             Found::OtherMethods(methods) => Lookup::OtherMethods(methods),
             Found::Nothing => Lookup::Nothing,
         }
+    }
+
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
     }
 
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
@@ -285,16 +341,21 @@ impl Table {
     }
 }
 
-fn compile_upstream(spec: &UpstreamSpec, registry: &Registry) -> Upstream {
-    let members = spec.instances.iter().filter(|instance| instance.weight > 0);
+fn compile_upstream(spec: &UpstreamSpec, registry: &Registry, defaults: Defaults) -> Upstream {
+    let weighing = spec.instances.iter().filter(|instance| instance.weight > 0);
+    let members = weighing
+        .filter_map(|instance| Some(Member { weight: instance.weight, instance: registry.instance(&instance.url)? }));
+    let rules = defaults.rules.with(spec.outlier.as_ref());
+    let slow_us = spec.slow_start_ms.unwrap_or(0) * 1000;
+    let hash_by = spec.hash.clone().unwrap_or_default();
     Upstream {
         name: spec.name.as_str().into(),
-        members: members
-            .filter_map(|instance| {
-                Some(Member { weight: instance.weight, instance: registry.instance(&instance.url)? })
-            })
-            .collect(),
+        protocol: spec.protocol,
+        balancer: Balancer::new(members.collect(), rules, spec.balance, hash_by, slow_us),
         budget: registry.budget(spec.name.as_str()),
+        breaker: registry.breaker(spec),
+        concurrency: registry.concurrency(spec),
+        health_check: spec.health_check.clone(),
     }
 }
 

@@ -17,6 +17,16 @@ pub const RETRIES: &str = "kronos_gateway_retries_total";
 pub const UPSTREAM_FAILURES: &str = "kronos_gateway_upstream_failures_total";
 /// Instances that were left out for failing, by `upstream`.
 pub const EJECTIONS: &str = "kronos_gateway_ejections_total";
+/// Health checks that failed, by `upstream`.
+pub const HEALTH_FAILURES: &str = "kronos_gateway_health_check_failures_total";
+/// Circuit breakers that opened, by `upstream`.
+pub const BREAKERS_OPENED: &str = "kronos_gateway_breakers_opened_total";
+/// Requests that an upstream was not asked for, by `upstream` and `reason` (`breaker`, `full`).
+pub const SHED: &str = "kronos_gateway_shed_total";
+/// Second attempts beside a slow first one, by `upstream`.
+pub const HEDGES: &str = "kronos_gateway_hedges_total";
+/// Copies of requests, by `upstream` and `outcome` (`sent`, `failed`, `dropped`).
+pub const MIRRORED: &str = "kronos_gateway_mirrored_total";
 /// Requests that a limit refused, by `route`.
 pub const LIMITED: &str = "kronos_gateway_limited_total";
 /// Requests that a route's filter took for attacks, by `route` and `outcome`.
@@ -43,6 +53,11 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     pub upstream_failures: IntCounterVec,
     pub ejections: IntCounterVec,
+    pub health_failures: IntCounterVec,
+    pub breakers_opened: IntCounterVec,
+    pub shed: IntCounterVec,
+    pub hedges: IntCounterVec,
+    pub mirrored: IntCounterVec,
     pub limited: IntCounterVec,
     pub filtered: IntCounterVec,
     pub table_version: IntGauge,
@@ -69,6 +84,11 @@ impl Metrics {
             retries: counters(RETRIES, "Second attempts", &["upstream"]),
             upstream_failures: counters(UPSTREAM_FAILURES, "Attempts that failed", &["upstream", "kind"]),
             ejections: counters(EJECTIONS, "Instances that were left out for failing", &["upstream"]),
+            health_failures: counters(HEALTH_FAILURES, "Health checks that failed", &["upstream"]),
+            breakers_opened: counters(BREAKERS_OPENED, "Circuit breakers that opened", &["upstream"]),
+            shed: counters(SHED, "Requests that an upstream was not asked for", &["upstream", "reason"]),
+            hedges: counters(HEDGES, "Second attempts beside a slow first one", &["upstream"]),
+            mirrored: counters(MIRRORED, "Copies of requests", &["upstream", "outcome"]),
             limited: counters(LIMITED, "Requests that a limit refused", &["route"]),
             filtered: counters(FILTERED, "Requests that look like attacks", &["route", "outcome"]),
             table_version: gauge(TABLE_VERSION, "The version of the routes that are served"),

@@ -131,10 +131,10 @@ impl Documents {
     /// From the first instance that answers.
     async fn fetch(&self, service: &str) -> anyhow::Result<Value> {
         let upstream = self.live.table().upstream(service).cloned();
-        let members = upstream.as_ref().map(|upstream| upstream.members.as_slice()).unwrap_or_default();
+        let members = upstream.as_ref().map(|upstream| upstream.balancer.members.as_slice()).unwrap_or_default();
         let mut last = anyhow::anyhow!("there is no such upstream");
         for member in members.iter().take(3) {
-            match self.fetch_from(&format!("http://{}/openapi.json", member.instance.authority)).await {
+            match self.fetch_from(&format!("{}/openapi.json", member.instance.url())).await {
                 Ok(document) => return Ok(document),
                 Err(error) => last = error,
             }

@@ -1,6 +1,6 @@
 //! `POST /routes/explain`: what would become of a request, and why, without sending it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use axum::{
     extract::State,
@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::CanReadRoutes;
+use super::{CanReadRoutes, state::UpstreamState};
 use crate::{
     App,
+    cache::CacheSpec,
     condition::Asked,
     edge::explain::AtEdge,
     headers,
@@ -99,26 +100,20 @@ pub struct Applied {
     pub limits: Vec<Limit>,
     pub timeout_ms: u64,
     pub body_limit_bytes: u64,
-    /// Retries that the upstream could afford now, at this gateway.
-    pub retries_left: u64,
-    /// As this gateway sees them now. Of two that are drawn among the available ones, the one with the lower cost is asked.
-    pub instances: Vec<InstanceState>,
+    /// Further tries, if they are safe and `retriesLeft` allows.
+    pub retries: u32,
+    pub hedge_after_ms: Option<u64>,
+    /// Whether the request goes to the canary's upstream: then `upstream` is that.
+    pub is_canary: bool,
+    /// Which answers are kept.
+    pub cache: Option<CacheSpec>,
+    /// The upstream that gets a copy.
+    pub mirror: Option<String>,
+    /// The upstream as this gateway sees it now.
+    #[serde(flatten)]
+    pub state: UpstreamState,
     /// Networks, redirect, headers, origins and filter.
     pub edge: AtEdge,
-}
-
-/// An instance as this gateway sees it.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct InstanceState {
-    pub url: String,
-    pub weight: u32,
-    /// False while it is left out for failing.
-    pub available: bool,
-    pub in_flight: u32,
-    /// Absent: not known yet, or forgotten.
-    pub latency_ms: Option<f64>,
-    pub cost: f64,
 }
 
 pub fn router() -> OpenApiRouter<App> {
@@ -161,7 +156,7 @@ async fn explain(
     let (outcome, route) = match table.find(&path, &method, &asked) {
         Lookup::Route(route) => {
             let edge = AtEdge::of(&route, &method, &path, &uri, &asked, described.address);
-            (Outcome::Route, Some(applied(&route, &path, &uri, app.epoch, edge)))
+            (Outcome::Route, Some(applied(&route, &path, &uri, &headers, app.now_us(), edge)))
         }
         Lookup::OtherMethods(_) => (Outcome::MethodNotAllowed, None),
         Lookup::Nothing => (Outcome::NotFound, None),
@@ -212,34 +207,29 @@ impl Described {
     }
 }
 
-fn applied(route: &Route, path: &str, uri: &Uri, epoch: Instant, edge: AtEdge) -> Applied {
-    let now = u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+fn applied(route: &Route, path: &str, uri: &Uri, headers: &HeaderMap, now: u64, edge: AtEdge) -> Applied {
     let sent = match &route.spec.rewrite {
         Some(rewrite) => rewrite.apply(&route.spec.matches.path, path),
         None => path.to_owned(),
     };
-    let instances = route.upstream.members.iter().map(|member| {
-        let (instance, latency) = (&member.instance, member.instance.latency(now));
-        InstanceState {
-            url: format!("http://{}", instance.authority),
-            weight: member.weight,
-            available: instance.is_available(now),
-            in_flight: instance.in_flight(),
-            latency_ms: (latency >= 1.0).then_some(latency / 1000.0),
-            cost: instance.cost(now),
-        }
-    });
+    let address = std::net::IpAddr::from([0, 0, 0, 0]);
+    let canary = route.canary.as_deref().filter(|canary| canary.takes(headers, None, address));
+    let upstream = canary.map_or(&route.upstream, |canary| &canary.upstream);
     Applied {
         name: route.name.to_string(),
-        upstream: route.upstream.name.to_string(),
+        upstream: upstream.name.to_string(),
         sends: uri.query().map_or_else(|| sent.clone(), |query| format!("{sent}?{query}")),
         authentication: route.spec.authentication.clone(),
         permission: route.spec.permission.clone(),
         limits: route.spec.limits.clone(),
         timeout_ms: u64::try_from(route.timeout.as_millis()).unwrap_or(u64::MAX),
         body_limit_bytes: route.body_limit,
-        retries_left: route.upstream.budget.left(),
-        instances: instances.collect(),
+        retries: route.retries,
+        hedge_after_ms: route.spec.hedge_after_ms,
+        is_canary: canary.is_some(),
+        cache: route.spec.cache.clone(),
+        mirror: route.mirror.as_ref().map(|mirror| mirror.upstream.name.to_string()),
+        state: UpstreamState::of(upstream, now),
         edge,
     }
 }

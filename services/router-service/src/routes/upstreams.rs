@@ -18,8 +18,8 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
-use crate::{App, route::UpstreamSpec, store::Stored};
+use super::{CanReadRoutes, CanWriteRoutes, actor, state::UpstreamState, take_over};
+use crate::{App, store::Stored, upstream_spec::UpstreamSpec};
 
 /// An upstream as it is stored.
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,12 +30,16 @@ pub struct Upstream {
     pub spec: UpstreamSpec,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// As this gateway sees it now; absent where it does not know it yet.
+    pub state: Option<UpstreamState>,
 }
 
-impl From<Stored<UpstreamSpec>> for Upstream {
-    fn from(stored: Stored<UpstreamSpec>) -> Self {
+impl Upstream {
+    fn of(app: &App, stored: Stored<UpstreamSpec>) -> Self {
         let Stored { id, spec, created_at, updated_at, .. } = stored;
-        Self { id, spec, created_at, updated_at }
+        let table = app.live.table();
+        let state = table.upstream(spec.name.as_str()).map(|upstream| UpstreamState::of(upstream, app.now_us()));
+        Self { id, spec, created_at, updated_at, state }
     }
 }
 
@@ -65,7 +69,7 @@ async fn list_upstreams(
     let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
     let rows = app.store.list_upstreams(&after, query.limit.fetch()).await?;
     let page = Page::new(rows, query.limit, |row| row.spec.name.as_str().to_owned());
-    Ok(Json(page.map(Upstream::from)))
+    Ok(Json(page.map(|stored| Upstream::of(&app, stored))))
 }
 
 /// Makes an upstream; it is known here when this is answered, and at the other gateways within a second.
@@ -93,7 +97,7 @@ async fn create_upstream(
     take_over(&app, change.commit(None).await?).await?;
     let location = [(header::LOCATION, format!("/upstreams/{}", stored.id))];
     let etag = ETag::of_version(stored.revision);
-    Ok((StatusCode::CREATED, location, etag, Json(Upstream::from(stored))).into_response())
+    Ok((StatusCode::CREATED, location, etag, Json(Upstream::of(&app, stored))).into_response())
 }
 
 /// One upstream.
@@ -109,7 +113,7 @@ async fn create_upstream(
 )]
 async fn show_upstream(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id): Path<Uuid>) -> Result<Response> {
     let stored = app.store.upstream(id).await?;
-    Ok((ETag::of_version(stored.revision), Json(Upstream::from(stored))).into_response())
+    Ok((ETag::of_version(stored.revision), Json(Upstream::of(&app, stored))).into_response())
 }
 
 /// Replaces an upstream; with `If-Match` only the version that was seen.
@@ -141,7 +145,7 @@ async fn replace_upstream(
     if_match.check(&ETag::of_version(change.upstream_revision(id).await?))?;
     let stored = change.update_upstream(id, &spec).await?;
     take_over(&app, change.commit(None).await?).await?;
-    Ok((ETag::of_version(stored.revision), Json(Upstream::from(stored))).into_response())
+    Ok((ETag::of_version(stored.revision), Json(Upstream::of(&app, stored))).into_response())
 }
 
 /// Deletes an upstream to which no route leads; with `If-Match` only the version that was seen.

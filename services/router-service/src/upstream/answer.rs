@@ -9,6 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::{
     net::{TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     task::JoinHandle,
@@ -52,6 +53,8 @@ pub enum Answer {
     /// All of it is here; nothing more is expected of the connection.
     Here(Bytes),
     Coming(Box<Coming>),
+    /// From hyper's client.
+    Hyper(Box<Incoming>),
 }
 
 /// A body whose end has not come.
@@ -83,6 +86,8 @@ impl Answer {
     fn left(&self) -> Option<u64> {
         match self {
             Self::Here(data) => Some(data.len() as u64),
+            Self::Hyper(incoming) if incoming.is_end_stream() => Some(0),
+            Self::Hyper(incoming) => incoming.size_hint().exact().filter(|left| *left > 0),
             Self::Coming(coming) => match coming.framing {
                 Framing::Length(left) => Some(left),
                 _ => coming.stream.is_none().then_some(0),
@@ -182,6 +187,7 @@ impl Body for Answer {
             Self::Here(data) if data.is_empty() => Poll::Ready(None),
             Self::Here(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
             Self::Coming(coming) => coming.poll_frame(cx),
+            Self::Hyper(incoming) => Pin::new(&mut **incoming).poll_frame(cx).map_err(Into::into),
         }
     }
 

@@ -1,7 +1,9 @@
 //! The half that speaks to instances: HTTP/1.1 by hand, one pool of connections per core, no task and no channel between a
-//! request and its connection. Nothing else knows how instances are spoken to, so that it can be replaced.
+//! request and its connection; HTTP/2 and TLS through hyper's client. Nothing else knows how instances are spoken to, so that
+//! it can be replaced.
 
 pub mod answer;
+pub mod client;
 pub mod flight;
 pub mod pool;
 pub mod wire;
@@ -16,11 +18,12 @@ use tokio::net::TcpStream;
 pub use self::answer::Answer;
 use self::{
     answer::{Home, Stream},
+    client::Clients,
     flight::{Flight, Landed},
     pool::{Pool, Wire},
     wire::Framing,
 };
-use crate::{balance::Instance, body::RequestBody, config::Balance};
+use crate::{body::RequestBody, config::Balance, headers::Outgoing, instance::Instance, upstream_spec::Protocol};
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -55,12 +58,15 @@ pub enum Content {
 #[derive(Debug, Clone)]
 pub struct Forwarder {
     pool: Rc<Pool>,
+    /// For what is not plain HTTP/1.1.
+    clients: Rc<Clients>,
 }
 
 impl Forwarder {
-    pub fn new(config: &Balance) -> Self {
-        let millis = Duration::from_millis;
-        Self { pool: Pool::new(millis(config.pool_idle_timeout_ms), millis(config.connect_timeout_ms)) }
+    pub fn new(config: &Balance, tls: Arc<rustls::ClientConfig>) -> Self {
+        let keep = Duration::from_millis(config.pool_idle_timeout_ms);
+        let connect = Duration::from_millis(config.connect_timeout_ms);
+        Self { pool: Pool::new(keep, connect), clients: Rc::new(Clients::new(tls, keep, connect)) }
     }
 
     /// Closes connections that were idle for too long. To be called about once a second.
@@ -68,28 +74,30 @@ impl Forwarder {
         self.pool.sweep();
     }
 
-    /// Sends a request to an instance and comes back with the answer's head. `write` writes the request line and the
-    /// headers, but those that frame the body.
+    /// Sends a request to an instance and comes back with the answer's head.
     ///
     /// # Errors
     /// No answer.
     pub async fn send(
         &self,
+        protocol: Protocol,
         instance: &Arc<Instance>,
-        method: &Method,
-        write: impl Fn(&mut Vec<u8>),
+        outgoing: &Outgoing<'_>,
         body: Option<RequestBody>,
     ) -> Result<Reply, Failure> {
+        if protocol != Protocol::Http1 || instance.is_tls {
+            return Box::pin(self.clients.send(protocol, instance, outgoing, body)).await;
+        }
         // Of a connection that was closed just now nothing was read: a new one makes up for it.
         if let Some(wire) = self.pool.take(instance) {
-            match fly(wire, method, &write, body.clone()).await {
+            match fly(wire, instance, outgoing, body.clone()).await {
                 Ok(landed) => return Ok(self.reply(instance, landed)),
                 Err(Failure::NeverSent(_)) => {}
                 Err(failure) => return Err(failure),
             }
         }
         let wire = self.pool.connect(instance).await.map_err(Failure::NeverSent)?;
-        let landed = fly(wire, method, &write, body).await?;
+        let landed = fly(wire, instance, outgoing, body).await?;
         Ok(self.reply(instance, landed))
     }
 
@@ -116,12 +124,13 @@ impl Forwarder {
 /// Sends a request on one connection.
 async fn fly(
     mut wire: Wire,
-    method: &Method,
-    write: impl Fn(&mut Vec<u8>),
+    instance: &Instance,
+    outgoing: &Outgoing<'_>,
     body: Option<RequestBody>,
 ) -> Result<Landed, Failure> {
+    let method = outgoing.method;
     wire.output.clear();
-    write(&mut wire.output);
+    outgoing.write(&mut wire.output, instance.authority.as_str());
     let length = body.as_ref().map(|body| body.size_hint().exact());
     match length {
         Some(Some(length)) => {

@@ -9,7 +9,7 @@ use foldhash::HashMap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::{balance::Instance, clock};
+use crate::{clock, instance::Instance};
 
 /// Idle connections that are kept to one instance.
 const MOST_IDLE: usize = 256;

@@ -64,7 +64,7 @@ async fn every_operation_says_who_may_and_what_may_go_wrong() {
             }
         }
     }
-    assert_eq!(operations, 19);
+    assert_eq!(operations, 20);
 }
 
 #[tokio::test]

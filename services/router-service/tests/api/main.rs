@@ -4,7 +4,10 @@
 mod answers;
 mod audit;
 mod authentication;
+mod balance_rules;
 mod balancing;
+mod beside;
+mod caching;
 mod choosing;
 mod defence;
 mod documents;
@@ -17,6 +20,7 @@ mod life;
 mod limits;
 mod matching;
 mod process;
+mod protocols;
 mod quotas;
 mod rolling;
 mod rules;
@@ -26,4 +30,5 @@ mod streams;
 mod survival;
 mod tls;
 
+mod upstream_policies;
 mod wire;

@@ -1,11 +1,9 @@
-//! Rules that need no server: GCRA, choice of an instance, paths, origins, heads, merged documents.
-
-use std::sync::Arc;
+//! Rules that need no server: GCRA, the retry budget, paths, origins, heads, merged documents.
 
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use router_service::{
-    balance::{Budget, Instance, Member, Rules, pick},
+    budget::Budget,
     headers,
     limit::{Gcra, Quota, counted},
     openapi,
@@ -155,93 +153,6 @@ fn an_ipv6_client_counts_with_its_network() {
     ] {
         assert_eq!(counted(address.parse().unwrap()).to_string(), expected);
     }
-}
-
-const RULES: Rules = Rules { failures: 3, base_us: 1_000_000, max_us: 60_000_000, panic_percent: 20 };
-
-fn members(count: usize) -> Vec<Member> {
-    (0..count)
-        .map(|index| Member { weight: 1, instance: Arc::new(Instance::new(format!("h:{index}").parse().unwrap())) })
-        .collect()
-}
-
-fn random(below: u32) -> u32 {
-    rand::random_range(0..below)
-}
-
-fn share(members: &[Member], except: Option<&Instance>, now: u64, of: usize) -> f64 {
-    let hits = (0..2000)
-        .filter(|_| {
-            let picked = pick(members, except, now, &RULES, random).unwrap();
-            Arc::ptr_eq(picked, &members[of].instance)
-        })
-        .count();
-    hits as f64 / 2000.0
-}
-
-#[test]
-fn the_faster_and_the_freer_instance_gets_more() {
-    let members = members(3);
-    let now = 1_000_000;
-    for (index, member) in members.iter().enumerate() {
-        member.instance.succeeded(now, if index == 0 { 100_000 } else { 1_000 });
-    }
-    assert!(share(&members, None, now, 0) < 0.01, "the slow one loses every comparison");
-    let _busy: Vec<_> = (0..200).map(|_| members[1].instance.enter()).collect();
-    assert!(share(&members, None, now, 2) > 0.6);
-}
-
-#[test]
-fn a_fast_failure_attracts_nothing() {
-    let members = members(2);
-    members[0].instance.succeeded(1000, 5_000);
-    members[1].instance.failed(1000, &RULES);
-    assert!(share(&members, None, 1000, 1) < 0.01);
-}
-
-#[test]
-fn an_instance_that_fails_is_left_out_ever_longer() {
-    let members = members(2);
-    let bad = &members[0].instance;
-    let mut now = 1_000_000;
-    assert!(!bad.failed(now, &RULES) && !bad.failed(now, &RULES) && bad.failed(now, &RULES));
-    for pause in [1_000_000, 2_000_000, 4_000_000] {
-        assert!(!bad.is_available(now + pause - 1));
-        assert_eq!(share(&members, None, now, 0), 0.0);
-        now += pause;
-        assert!(bad.is_available(now));
-        let probe = bad.enter();
-        assert!(!bad.is_available(now), "one request tries it");
-        drop(probe);
-        assert!(bad.failed(now, &RULES), "one failure is enough now");
-    }
-    now += 60_000_000;
-    bad.succeeded(now, 1000);
-    let _one = bad.enter();
-    assert!(bad.is_available(now));
-}
-
-#[test]
-fn when_all_are_left_out_all_are_used() {
-    let members = members(4);
-    for member in &members {
-        for _ in 0..3 {
-            member.instance.failed(1000, &RULES);
-        }
-    }
-    assert!((0..4).all(|index| share(&members, None, 1000, index) > 0.1));
-    let except = &*members[0].instance;
-    assert_eq!(share(&members, Some(except), 1000, 0), 0.0);
-    assert!(pick(&members[..1], Some(except), 1000, &RULES, random).is_none());
-    assert!(pick(&[], None, 1000, &RULES, random).is_none());
-}
-
-#[test]
-fn weights_are_kept_among_equals() {
-    let mut members = members(2);
-    members[0].weight = 9;
-    let share = share(&members, None, 1000, 0);
-    assert!((0.85..0.999).contains(&share), "{share}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use kronos_testkit::{Proxy, http, wait_until};
 use router_service::{
     live::Live,
+    outlier::Rules,
     table::{Defaults, Snapshot},
     telemetry::Metrics,
 };
@@ -73,7 +74,8 @@ async fn without_postgres_and_without_a_table_there_is_no_start() {
 #[tokio::test]
 async fn a_table_that_does_not_compile_is_refused_whole() {
     let path = file();
-    let defaults = Defaults { timeout: Duration::from_secs(1), body_limit: 1000 };
+    let rules = Rules { failures: 5, base_us: 1000, max_us: 1000, panic_percent: 20 };
+    let defaults = Defaults { timeout: Duration::from_secs(1), body_limit: 1000, rules };
     let live = Live::new(defaults, Metrics::new(&context()), &path);
     let snapshot = |version: i64, upstream: &str| -> Snapshot {
         serde_json::from_value(json!({"version": version,
@@ -151,4 +153,50 @@ async fn routes_change_under_load_without_a_failed_request() {
         }
     };
     tokio::join!(change, load);
+}
+
+/// Serves every route for `time` while PostgreSQL and Redis are both away.
+async fn serve_without_stores(time: Duration) {
+    let echo = Instance::start("a");
+    let mut world = World::new().await;
+    let (postgres, url) = Proxy::in_front_of(world.config.postgres.url.expose_secret()).await;
+    world.config.postgres.url = url.into();
+    let (redis, url) = Proxy::in_front_of(world.config.redis.url.expose_secret()).await;
+    world.config.redis.url = url.into();
+    let gateway = world.start().await;
+    gateway.echo(&[&echo]).await;
+    let limits = json!([{"by": ["token"], "requests": 1_000_000, "perSeconds": 60}]);
+    for (name, policies) in [
+        ("limited", json!({"limits": limits})),
+        ("kept", json!({"cache": {"defaultSeconds": 1}, "authentication": ["none"]})),
+        ("guarded", json!({"permission": "robots:read"})),
+    ] {
+        let mut route = json!({"name": name, "match": {"path": {"prefix": format!("/{name}")}}, "upstream": "echo"});
+        route.as_object_mut().unwrap().extend(policies.as_object().unwrap().clone());
+        gateway.route(route).await;
+    }
+    let token = world.issuer.token("user", &["robots:read"]);
+    gateway.client.get("/guarded").bearer(&token).await.expect(200);
+    postgres.block();
+    redis.block();
+    let (begun, mut asked) = (Instant::now(), 0);
+    while begun.elapsed() < time {
+        for path in ["/echo", "/limited", "/kept", "/guarded"] {
+            gateway.client.get(path).bearer(&token).await.expect(200);
+            asked += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(asked > 40, "{asked}");
+}
+
+#[tokio::test]
+async fn without_postgres_and_redis_every_route_is_served() {
+    serve_without_stores(Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+#[ignore = "slow"]
+async fn without_postgres_and_redis_every_route_is_served_for_a_minute() {
+    serve_without_stores(Duration::from_secs(62)).await;
 }

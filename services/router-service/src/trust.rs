@@ -1,0 +1,40 @@
+//! Which certificates of `https://` instances are believed: those of the system's authorities, or of a file's.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+
+/// How TLS is spoken to instances. `authorities`: a file of PEM certificates; empty: the system's.
+///
+/// # Errors
+/// The file can't be read, or holds no certificate.
+pub fn client(authorities: &str) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    if authorities.is_empty() {
+        // A system without any can still be served: its instances have no https:// then.
+        for certificate in rustls_native_certs::load_native_certs().certs {
+            let _ = roots.add(certificate);
+        }
+    } else {
+        read(Path::new(authorities), &mut roots).with_context(|| format!("read the certificates in {authorities}"))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn read(file: &Path, roots: &mut RootCertStore) -> anyhow::Result<()> {
+    for certificate in CertificateDer::pem_file_iter(file)? {
+        roots.add(certificate?)?;
+    }
+    anyhow::ensure!(!roots.is_empty(), "there is none");
+    Ok(())
+}
