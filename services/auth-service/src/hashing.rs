@@ -1,4 +1,4 @@
-//! The threads that hash passwords: one of the operating system's own for each core, of low priority, with a bounded queue and a
+//! The threads that hash passwords: one of the operating system's own fewer than cores, of low priority, with a bounded queue and a
 //! deadline. They take what others leave: under a flood of logins other requests keep their cores, memory stays flat, and who
 //! cannot be served in time is told so at once.
 
@@ -78,7 +78,7 @@ impl Hashing {
     /// Parameters that argon2 does not allow, or no threads.
     pub(crate) fn start(config: &config::Passwords, context: &service::Context) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.threads == 0 { cores } else { config.threads };
+        let threads = if config.threads == 0 { (cores - 1).max(1) } else { config.threads };
         let (sender, receiver) = sync_channel(config.queue);
         let receiver = Arc::new(Mutex::new(receiver));
         let seconds = HistogramOpts::new(telemetry::PASSWORD_HASH_SECONDS, "Seconds that one password hash takes")

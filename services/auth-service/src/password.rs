@@ -50,7 +50,7 @@ pub fn check_strength(
     }
 }
 
-/// Argon2id with the configured parameters and memory of its own, which it uses again and again.
+/// Argon2id with the configured parameters and memory of its own, which it takes at its first hash and uses again and again.
 pub struct Hasher {
     params: Params,
     memory: Vec<Block>,
@@ -64,7 +64,7 @@ impl Hasher {
     pub fn new(config: &config::Passwords) -> anyhow::Result<Self> {
         let params = Params::new(config.memory_kib, config.iterations, config.parallelism, Some(OUTPUT_BYTES))
             .map_err(|error| anyhow::anyhow!("configuration section `passwords`: {error}"))?;
-        Ok(Self { memory: vec![Block::default(); params.block_count()], params })
+        Ok(Self { memory: Vec::new(), params })
     }
 
     /// A PHC string with a new random salt.
