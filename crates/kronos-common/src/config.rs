@@ -140,7 +140,7 @@ pub fn environment() -> HashMap<String, String> {
 }
 
 /// Reads a service's configuration: `defaults` (TOML), then `file` (TOML), then `env`: `KRONOS_POSTGRES__URL` is
-/// `postgres.url`, and `KRONOS_POSTGRES__URL_FILE` names a file that holds the value.
+/// `postgres.url`, and `KRONOS_POSTGRES__URL_FILE` names a file that holds the value. A list is written as in TOML.
 ///
 /// # Errors
 /// An unreadable file, an unknown key or a bad value; the message names the key.
@@ -176,9 +176,19 @@ fn merge(defaults: &str, file: Option<&Path>, env: &HashMap<String, String>) -> 
             std::fs::read_to_string(path).with_context(|| format!("read configuration file {}", path.display()))?;
         builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
     }
-    let variables = resolve_files(env)?;
+    let below = builder.build_cloned().context("read configuration")?;
+    let path = |variable: &str| variable.to_lowercase().replace("__", ".");
+    let (lists, others): (HashMap<_, _>, HashMap<_, _>) =
+        resolve_files(env)?.into_iter().partition(|(variable, _)| below.get_array(&path(variable)).is_ok());
+    for (variable, value) in lists {
+        let list = config::Config::builder()
+            .add_source(File::from_str(&format!("{} = {value}", path(&variable)), FileFormat::Toml))
+            .build()
+            .map_err(|_| anyhow::anyhow!("{PREFIX}{variable} is not a list, such as [\"a\", \"b\"]"))?;
+        builder = builder.add_source(list);
+    }
     builder
-        .add_source(Environment::default().separator("__").source(Some(variables)))
+        .add_source(Environment::default().separator("__").source(Some(others)))
         .build()
         .context("read configuration")
 }
@@ -265,6 +275,21 @@ mod tests {
                 .expect("valid");
         assert_eq!(sample.redis.max_connections, 3);
         assert_eq!(sample.redis.prefix, "0123e4", "a string that looks like a number stays what it is");
+    }
+
+    #[test]
+    fn a_list_in_the_environment_is_written_as_in_toml() {
+        #[derive(Deserialize)]
+        struct Networks {
+            trusted: Vec<String>,
+        }
+        const NETWORKS: &str = "trusted = [\"::1\"]\n";
+        let good = env(&[("KRONOS_TRUSTED", "[\"10.0.0.0/8\", \"127.0.0.1\"]")]);
+        assert_eq!(load::<Networks>(NETWORKS, None, &good).expect("valid").trusted, ["10.0.0.0/8", "127.0.0.1"]);
+        for bad in ["10.0.0.0/8", "[\"10.0.0.0/8\"", "[10.0.0.0/8]"] {
+            let error = load::<Networks>(NETWORKS, None, &env(&[("KRONOS_TRUSTED", bad)])).err().expect("no list");
+            assert!(error.to_string().contains("KRONOS_TRUSTED"), "{error}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent broker is given up after two of these.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// The driver keeps two buffers of 32 frames: the broker's own 128 KiB would make 8 MiB of each connection. Longer bodies take more frames.
+const FRAME_MAX_BYTES: u32 = 16 * 1024;
 /// The first and the longest pause between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often a connection's state is looked at, beside its own events.
@@ -74,6 +76,7 @@ impl Connection {
             .parse()
             .map_err(|_| anyhow::anyhow!("configuration key `rabbit.url` is not an amqp:// or amqps:// URL"))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        uri.query.frame_max.get_or_insert(FRAME_MAX_BYTES);
         let (sender, current) = watch::channel(None);
         let shared = Arc::new(Shared {
             current,
