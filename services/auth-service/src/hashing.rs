@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,10 @@ use kronos_common::{problem::Problem, service};
 use prometheus::{Histogram, HistogramOpts, IntCounter};
 use rustix::process::setpriority_process;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::{sync::oneshot, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time,
+};
 
 use crate::{config, password::Hasher, telemetry};
 
@@ -28,7 +31,8 @@ const NICENESS: i32 = 10;
 /// Hands passwords to the threads.
 #[derive(Clone)]
 pub(crate) struct Hashing {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
+    room: Arc<Semaphore>,
     deadline: Duration,
     shed: IntCounter,
 }
@@ -59,7 +63,11 @@ pub(crate) struct Verified {
     pub rehashed: Option<String>,
 }
 
+/// One of the places before the threads. Who has none is refused before anything is asked for their sake.
+pub(crate) struct Place(OwnedSemaphorePermit);
+
 struct Job {
+    _place: OwnedSemaphorePermit,
     password: SecretString,
     deadline: Instant,
     task: Task,
@@ -79,7 +87,7 @@ impl Hashing {
     pub(crate) fn start(config: &config::Passwords, context: &service::Context) -> anyhow::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.threads == 0 { (cores - 1).max(1) } else { config.threads };
-        let (sender, receiver) = sync_channel(config.queue);
+        let (sender, receiver) = channel();
         let receiver = Arc::new(Mutex::new(receiver));
         let seconds = HistogramOpts::new(telemetry::PASSWORD_HASH_SECONDS, "Seconds that one password hash takes")
             .buckets(vec![0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28]);
@@ -101,7 +109,8 @@ impl Hashing {
                 .context("start a hashing thread")?;
         }
         let deadline = Duration::from_millis(config.deadline_ms);
-        Ok(Self { jobs: sender, deadline, shed: context.register(shed) })
+        let room = Arc::new(Semaphore::new(config.queue + threads));
+        Ok(Self { jobs: sender, room, deadline, shed: context.register(shed) })
     }
 
     /// A PHC string of a new password.
@@ -110,31 +119,41 @@ impl Hashing {
     /// No room, or no time.
     pub(crate) async fn hash(&self, password: SecretString) -> Result<String, HashError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(password, Task::Hash(reply), answer).await
+        self.submit(self.place()?, password, Task::Hash(reply), answer).await
+    }
+
+    /// Takes a place for [`Hashing::verify`]: to be done first, so that a flood costs next to nothing.
+    ///
+    /// # Errors
+    /// No room.
+    pub(crate) fn place(&self) -> Result<Place, HashError> {
+        Arc::clone(&self.room).try_acquire_owned().map(Place).map_err(|_| self.refuse())
     }
 
     /// Whether `phc` is the password's; without one, as long a time for a no.
     ///
     /// # Errors
-    /// No room, or no time.
-    pub(crate) async fn verify(&self, password: SecretString, phc: Option<String>) -> Result<Verified, HashError> {
+    /// No time.
+    pub(crate) async fn verify(
+        &self,
+        place: Place,
+        password: SecretString,
+        phc: Option<String>,
+    ) -> Result<Verified, HashError> {
         let (reply, answer) = oneshot::channel();
-        self.submit(password, Task::Verify(phc, reply), answer).await
+        self.submit(place, password, Task::Verify(phc, reply), answer).await
     }
 
     async fn submit<T>(
         &self,
+        place: Place,
         password: SecretString,
         task: Task,
         answer: oneshot::Receiver<anyhow::Result<T>>,
     ) -> Result<T, HashError> {
-        let job = Job { password, deadline: Instant::now() + self.deadline, task };
-        match self.jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(self.refuse()),
-            Err(TrySendError::Disconnected(_)) => {
-                return Err(HashError::Failed(anyhow::anyhow!("the hashing threads are gone")));
-            }
+        let job = Job { _place: place.0, password, deadline: Instant::now() + self.deadline, task };
+        if self.jobs.send(job).is_err() {
+            return Err(HashError::Failed(anyhow::anyhow!("the hashing threads are gone")));
         }
         match time::timeout(self.deadline, answer).await {
             Ok(Ok(result)) => result.map_err(HashError::Failed),

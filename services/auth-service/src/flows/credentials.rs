@@ -39,7 +39,7 @@ pub(crate) async fn put(app: &App, put: Put, actor: &str) -> Result<(), Problem>
         (None, _) => None,
         (Some(password), None) => Some(app.hashing.hash(password).await?),
         (Some(password), Some(phc)) => {
-            let verified = app.hashing.verify(password.clone(), Some(phc)).await?;
+            let verified = app.hashing.verify(app.hashing.place()?, password.clone(), Some(phc)).await?;
             if verified.correct { None } else { Some(app.hashing.hash(password).await?) }
         }
     };

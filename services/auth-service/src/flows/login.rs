@@ -68,6 +68,12 @@ pub(crate) fn username_key(username: &str) -> String {
 /// # Errors
 /// 429 after too many failures; 503 when there is no room for a hash, or the rights cannot be known.
 pub(crate) async fn authenticate(app: &App, attempt: Attempt) -> Result<Outcome, Problem> {
+    let overloaded = |error: &HashError| {
+        if matches!(error, HashError::Overloaded) {
+            app.metrics.logins.with_label_values(&["overloaded"]).inc();
+        }
+    };
+    let place = app.hashing.place().inspect_err(overloaded)?;
     let key = username_key(&attempt.username);
     let counters = app.throttle.attempt(&key, attempt.network);
     if let Some(wait) = app.throttle.must_wait(&counters).await {
@@ -78,11 +84,7 @@ pub(crate) async fn authenticate(app: &App, attempt: Attempt) -> Result<Outcome,
     let usable =
         credential.as_ref().filter(|credential| !credential.disabled && !attempt.password.expose_secret().is_empty());
     let phc = usable.and_then(|credential| credential.password_phc.clone());
-    let verified = app.hashing.verify(attempt.password, phc.clone()).await.inspect_err(|error| {
-        if matches!(error, HashError::Overloaded) {
-            app.metrics.logins.with_label_values(&["overloaded"]).inc();
-        }
-    })?;
+    let verified = app.hashing.verify(place, attempt.password, phc.clone()).await.inspect_err(overloaded)?;
     let user_id = credential.as_ref().map(|credential| credential.user_id);
     let Some(credential) = credential.filter(|_| verified.correct) else {
         return refuse(app, &counters, user_id).await;

@@ -51,7 +51,7 @@ pub(crate) async fn change(app: &App, change: Change) -> Result<(), Problem> {
     must_be_good(app, "/newPassword", &change.new, &[&account.username, &account.email])?;
     let stored = store::credentials::by_user(&app.pool, change.user_id).await?;
     let phc = stored.filter(|stored| !stored.disabled).and_then(|stored| stored.password_phc);
-    if !app.hashing.verify(change.current, phc).await?.correct {
+    if !app.hashing.verify(app.hashing.place()?, change.current, phc).await?.correct {
         app.throttle.failed(&counters).await;
         super::factors::record(app, "password-change-failed", change.user_id, Some(change.user_id), json!({})).await?;
         return Err(Problem::new(StatusCode::FORBIDDEN, "wrong_password", "the current password is wrong"));

@@ -17,13 +17,17 @@ pub(crate) async fn find(executor: impl PgExecutor<'_>, user_id: Uuid) -> sqlx::
     .await
 }
 
-/// Keeps an answer, unless a newer one is there.
+/// Keeps an answer, unless a newer one is there, or the same one and fresh: most logins then write nothing here.
 pub(crate) async fn save(executor: impl PgExecutor<'_>, grants: &Grants, now: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query(
         "insert into grants
              (user_id, username, disabled, roles, permissions, scoped, epoch, newest_epoch, valid_until,
               fetched_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9)
+         select $1, $2, $3, $4, $5, $6, $7, $7, $8, $9
+         where not exists (
+             select 1 from grants
+             where user_id = $1 and username = $2 and disabled = $3 and epoch = $7 and valid_until is not distinct from $8
+                 and fetched_at > $9 - interval '1 minute')
          on conflict on constraint grants_pkey do update set
              username = excluded.username, disabled = excluded.disabled, roles = excluded.roles,
              permissions = excluded.permissions, scoped = excluded.scoped, epoch = excluded.epoch,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use kronos_e2e::api::{Api, text};
@@ -101,7 +102,12 @@ pub(crate) async fn auth(platform: &Platform) -> anyhow::Result<Figures> {
     };
     measure(load("refresh", 32), Some(2_000.0), refresh).await?;
     let log_in = async |connection: &mut Connection, index: usize| Ok(connection.send(&logins[index]).await?.0);
+    let alone = hashes_per_second()?;
     let logins_per_second = measure(load("logins", 8), Some(80.0), log_in).await?;
+    println!(
+        "    argon2 alone, on one idle core: {alone:.1}/s; logins {:.2} × that, on all cores, stores included",
+        logins_per_second / alone
+    );
 
     let bearer = format!("Bearer {}", tokens.first().context("no tokens")?);
     let verify = |token: &String| Call::json("/auth/verify", &json!({ "token": token })).authorized(&bearer);
@@ -148,6 +154,22 @@ pub(crate) async fn measure(
         others.join(", ")
     );
     Ok(rates.median)
+}
+
+/// What the parameters themselves allow: one thread, nothing else running.
+fn hashes_per_second() -> anyhow::Result<f64> {
+    let params = Params::new(7168, 5, 1, Some(32)).map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
+    let mut memory = vec![Block::new(); params.block_count()];
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let begun = Instant::now();
+    let mut hashes = 0.0;
+    while begun.elapsed() < WARM_UP {
+        argon2
+            .hash_password_into_with_memory(PASSWORD.as_bytes(), b"sixteen bytes of", &mut [0; 32], &mut memory)
+            .map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
+        hashes += 1.0;
+    }
+    Ok(hashes / begun.elapsed().as_secs_f64())
 }
 
 /// Others' requests while ten times as many log in as can be served, against the same requests before.
