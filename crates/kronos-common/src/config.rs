@@ -117,6 +117,8 @@ pub struct Identity {
     pub jwks_url: String,
     /// Base URL of auth-service, for the service's own token.
     pub auth_url: String,
+    /// Base URL of user-service, where the service declares its permissions.
+    pub user_url: String,
     /// This service's OAuth client.
     pub client_id: String,
     /// Its secret.

@@ -1,7 +1,11 @@
 //! What surrounds every handler of every service: trace, metrics, one log line, a deadline, a body limit, panics and
 //! unknown paths turned into problems, and `/openapi.json`.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -35,6 +39,7 @@ pub struct HttpStack {
     seconds: HistogramVec,
     in_flight: IntGauge,
     timeout: Duration,
+    slow_routes: Arc<HashMap<&'static str, Duration>>,
     body_limit_bytes: usize,
 }
 
@@ -51,6 +56,7 @@ impl HttpStack {
             seconds: context.register(seconds),
             in_flight: context.register(in_flight),
             timeout: Duration::from_millis(http.request_timeout_ms),
+            slow_routes: Arc::new(context.slow_routes()),
             body_limit_bytes: http.body_limit_bytes,
         }
     }
@@ -99,7 +105,7 @@ async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -
     let context = telemetry::adopt(&span, parent);
     span.record("trace_id", context.trace_id_text());
     let _in_flight = InFlight::enter(stack.in_flight.clone());
-    let timeout = stack.timeout;
+    let timeout = stack.slow_routes.get(route).copied().unwrap_or(stack.timeout);
     let answer = async {
         let response = match tokio::time::timeout(timeout, next.run(request)).await {
             Ok(response) => response,

@@ -4,6 +4,7 @@
 pub mod api_key;
 pub mod claims;
 pub mod client;
+pub mod declaration;
 pub mod dpop;
 pub mod jose;
 pub mod jwks;
@@ -16,6 +17,7 @@ pub mod verifier;
 
 pub use claims::{Actor, Claims, Confirmation};
 pub use client::{Client, ClientError};
+pub use declaration::declare;
 pub use jose::{Jws, PublicJwk};
 pub use jwks::JwkSet;
 pub use permission::{Allowed, Caller, Permission, permission_matches, resource_matches};

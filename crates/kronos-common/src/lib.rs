@@ -19,6 +19,7 @@ mod operations;
 pub mod outbox;
 pub mod page;
 pub mod postgres;
+pub mod privacy;
 pub mod problem;
 pub mod rabbit;
 pub mod redis;

@@ -150,6 +150,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).with_retry_after(retry_after)
     }
 
+    /// 503 `timeout`: it was given up, and nothing was changed by what was given up.
+    pub fn timeout() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "this took too long: try again, or ask for less")
+            .with_retry_after(Duration::from_secs(2))
+    }
+
     /// 500 `internal`: the cause is logged, the caller learns the trace id only.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here, it was logged")
@@ -242,18 +248,18 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A database that is away is a 503, anything else that was not expected a 500.
+/// A database that is away or gave up a statement that ran too long is a 503, anything else that was not expected a 500.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         let away = postgres::is_unavailable(&error);
         // PostgreSQL's text cannot hold U+0000, which JSON and URLs can: that is the caller's mistake.
-        let unstorable = error.as_database_error().and_then(|error| error.code());
-        if away {
-            Self::unavailable("database", Duration::from_secs(2)).caused_by(error)
-        } else if matches!(unstorable.as_deref(), Some("22021" | "22P05")) {
-            Self::field("", "invalid_text", "the character U+0000 is not possible here")
-        } else {
-            Self::internal(error)
+        let code = error.as_database_error().and_then(|error| error.code()).map(Cow::into_owned);
+        match code.as_deref() {
+            _ if away => Self::unavailable("database", Duration::from_secs(2)).caused_by(error),
+            Some("22021" | "22P05") => Self::field("", "invalid_text", "the character U+0000 is not possible here"),
+            // query_canceled: `statement_timeout_ms` is over.
+            Some("57014") => Self::timeout().caused_by(error),
+            _ => Self::internal(error),
         }
     }
 }

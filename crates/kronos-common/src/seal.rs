@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
-    rand,
+    hmac, rand,
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 
 use crate::config;
@@ -22,11 +25,18 @@ const KEY: usize = 32;
 const TAG: usize = 16;
 const NONCE: usize = 12;
 const LONGEST_ID: usize = 64;
+/// What a key for blind indexes is derived for, so that it is no other key.
+const BLINDING: &[u8] = b"kronos blind index 1";
 
 /// The configured keys.
 pub struct Keyring {
     active: String,
-    keys: BTreeMap<String, RandomizedNonceKey>,
+    keys: BTreeMap<String, Key>,
+}
+
+struct Key {
+    sealing: RandomizedNonceKey,
+    blinding: hmac::Key,
 }
 
 /// Why a sealed value cannot be opened.
@@ -58,8 +68,10 @@ impl Keyring {
             anyhow::ensure!((1..=LONGEST_ID).contains(&id.len()), "sealing key id {id:?} is not 1 to 64 bytes long");
             let bytes = Zeroizing::new(STANDARD.decode(key.expose_secret().trim()).unwrap_or_default());
             anyhow::ensure!(bytes.len() == KEY, "configuration key `sealing.keys.{id}` is not base64 of 32 bytes");
-            let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok().context("make AES-256-GCM key")?;
-            keys.insert(id.clone(), key);
+            let sealing = RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok().context("make AES-256-GCM key")?;
+            let blinding = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), BLINDING);
+            let blinding = hmac::Key::new(hmac::HMAC_SHA256, blinding.as_ref());
+            keys.insert(id.clone(), Key { sealing, blinding });
         }
         let active = config.active.clone();
         anyhow::ensure!(keys.contains_key(&active), "sealing key {active:?} is active but not in `sealing.keys`");
@@ -69,7 +81,7 @@ impl Keyring {
     /// Seals `plaintext` under the active key. `aad` says what it is and whose, such as `totp:<user id>`, so that a value
     /// copied to another row does not open there.
     pub fn seal(&self, plaintext: &[u8], aad: &[u8]) -> Vec<u8> {
-        let master = self.keys.get(&self.active).expect("checked when the keyring was made");
+        let master = &self.active().sealing;
         let mut data_key = Zeroizing::new([0_u8; KEY]);
         rand::fill(data_key.as_mut_slice()).expect("the system has randomness");
 
@@ -104,6 +116,7 @@ impl Keyring {
         let (nonce, wrapped) = envelope[head..].split_at(NONCE);
         let mut data_key = Zeroizing::new(wrapped.to_vec());
         let data_key = master
+            .sealing
             .open_in_place(nonce_of(nonce)?, Aad::from(&envelope[..head]), &mut data_key)
             .map_err(|_| SealError::Refused)?;
         let data_key = RandomizedNonceKey::new(&AES_256_GCM, data_key).map_err(|_| SealError::Malformed)?;
@@ -115,6 +128,28 @@ impl Keyring {
             .len();
         plaintext.truncate(length);
         Ok(plaintext)
+    }
+
+    /// Keyed hashes of a value, by which it is found while it is sealed: the first is under the active key, and to be kept;
+    /// look for all of them, because what is kept may be older. Equal values have equal hashes, which is what they give away:
+    /// `aad` says what the value is, such as `attribute:phone`, so that equal values of other kinds have others.
+    pub fn blind_indexes(&self, value: &[u8], aad: &[u8]) -> Vec<String> {
+        let others = self.keys.iter().filter(|(id, _)| **id != self.active).map(|(_, key)| key);
+        let length = (aad.len() as u64).to_be_bytes();
+        let message = [&length, aad, value].concat();
+        std::iter::once(self.active())
+            .chain(others)
+            .map(|key| URL_SAFE_NO_PAD.encode(hmac::sign(&key.blinding, &message)))
+            .collect()
+    }
+
+    /// The id of the active key.
+    pub fn active_id(&self) -> &str {
+        &self.active
+    }
+
+    fn active(&self) -> &Key {
+        self.keys.get(&self.active).expect("checked when the keyring was made")
     }
 
     /// Whether `sealed` is not under the active key: open it, seal it again, and the old key can go.
@@ -164,6 +199,19 @@ mod tests {
         let opened = rotated.open(&sealed, b"totp:1").expect("old key is still there");
         assert_eq!(opened.as_slice(), b"hush");
         assert!(!rotated.needs_resealing(&rotated.seal(&opened, b"totp:1")));
+    }
+
+    #[test]
+    fn a_blind_index_is_of_one_value_one_kind_and_one_key_and_outlives_rotation() {
+        let first = keyring("k1", &[("k1", 1)]).blind_indexes(b"hush", b"phone");
+        let rotated = keyring("k2", &[("k1", 1), ("k2", 2)]).blind_indexes(b"hush", b"phone");
+        assert_eq!((first.len(), rotated.len()), (1, 2));
+        assert_eq!(rotated[1], first[0], "what was kept under the old key is found");
+        assert_ne!(rotated[0], first[0]);
+        let keys = keyring("k1", &[("k1", 1)]);
+        assert_ne!(keys.blind_indexes(b"hush!", b"phone"), first);
+        assert_ne!(keys.blind_indexes(b"ehush", b"phon"), first);
+        assert!(!first[0].contains("hush"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The life of a service, the same for all seven: bind → connect → ready → serve → not ready → drain → end.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +41,8 @@ pub struct Context {
     /// Every task that must end before the service has ended.
     pub tasks: TaskTracker,
     readiness: Readiness,
+    /// Routes that may take longer than others.
+    slow_routes: Arc<Mutex<HashMap<&'static str, Duration>>>,
 }
 
 impl Context {
@@ -46,7 +50,19 @@ impl Context {
     pub fn detached(name: &'static str) -> Self {
         let metrics = prometheus::Registry::new();
         let readiness = Readiness::new(&metrics);
-        Self { name, metrics, shutdown: CancellationToken::new(), tasks: TaskTracker::new(), readiness }
+        let (shutdown, tasks, slow_routes) = (CancellationToken::new(), TaskTracker::new(), Arc::default());
+        Self { name, metrics, shutdown, tasks, readiness, slow_routes }
+    }
+
+    /// Gives a route, by its template, so many seconds instead of `[http] request_timeout_ms`: for bodies that stream. Call it
+    /// while connecting.
+    pub fn allow_seconds(&self, route: &'static str, seconds: u64) {
+        let mut routes = self.slow_routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.insert(route, Duration::from_secs(seconds));
+    }
+
+    pub(crate) fn slow_routes(&self) -> HashMap<&'static str, Duration> {
+        self.slow_routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shows a dependency in `/ready`. The check runs at most once a second and has one second; what is

@@ -96,6 +96,7 @@ async fn traces_and_log_lines_arrive_even_when_log_service_was_away() {
         audience: "kronos".into(),
         jwks_url: format!("{url}/jwks"),
         auth_url: url.clone(),
+        user_url: String::new(),
         client_id: "robot-service".into(),
         client_secret: "secret".into(),
     })

@@ -10,7 +10,7 @@ use axum::{
     Form, Json, Router,
     extract::State,
     http::HeaderMap,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use base64::{
     Engine as _,
@@ -49,6 +49,8 @@ impl Issuer {
         let router = Router::new()
             .route("/.well-known/jwks.json", get(async |State(issuer): State<Issuer>| Json(issuer.key_set())))
             .route("/oauth/token", post(give_token))
+            // As user-service takes them.
+            .route("/permissions/{service}", put(async || Json(json!([]))))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.expect("serve") });
         issuer
@@ -61,7 +63,8 @@ impl Issuer {
             issuer: ISSUER.into(),
             audience: AUDIENCE.into(),
             jwks_url: format!("{base}/.well-known/jwks.json"),
-            auth_url: base,
+            auth_url: base.clone(),
+            user_url: base,
             client_id: "test-service".into(),
             client_secret: "not-checked".to_owned().into(),
         }

@@ -1,6 +1,24 @@
 //! The clients that Kronos knows by name, each with just the permissions that it needs: the six callers of the ecosystem and
 //! the seven services.
 
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[
+    ("access:check", "Ask whether somebody may do something"),
+    ("audit:read", "Read the audit trail of security"),
+    ("clients:read", "See OAuth clients"),
+    ("clients:register", "Register OAuth clients dynamically"),
+    ("clients:write", "Make, change and remove OAuth clients"),
+    ("credentials:reset", "Send links that reset passwords"),
+    ("credentials:write", "Set anybody's name and password"),
+    ("factors:write", "Remove anybody's second factors"),
+    ("invitations:read", "See invitations"),
+    ("invitations:write", "Invite people"),
+    ("nodes:read", "See nodes and their keys"),
+    ("nodes:write", "Admit, change and remove nodes"),
+    ("sessions:write", "End anybody's sessions"),
+    ("tokens:verify", "Ask whether a token is good"),
+];
+
 /// A client to make at the first start.
 #[derive(Debug)]
 pub struct KnownClient {

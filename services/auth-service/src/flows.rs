@@ -18,6 +18,7 @@ pub(crate) mod login;
 pub(crate) mod nodes;
 pub(crate) mod passkeys;
 pub(crate) mod passwords;
+mod privacy;
 pub(crate) mod refresh;
 pub(crate) mod registration;
 pub(crate) mod rights;

@@ -44,7 +44,7 @@ use anyhow::Context as _;
 use axum::extract::FromRef;
 use kronos_common::{
     events,
-    identity::{JwkSet, RevocationPublisher, Revocations, Verifier},
+    identity::{JwkSet, RevocationPublisher, Revocations, Verifier, declare},
     outbox::Relay,
     postgres, rabbit, redis,
     seal::Keyring,
@@ -185,6 +185,7 @@ impl App {
                 Ok(flows::api_keys::exchange(&Self(parts), &key).await?.map(|issued| issued.token))
             })
         }));
+        declare(app.users.client(), catalogue::PERMISSIONS, &context);
         context.spawn("keys", jobs::keep_keys(app.clone(), context.clone()));
         context.spawn("sessions", jobs::forget_sessions(app.clone(), context.clone()));
         context.spawn("mails", jobs::accounts::prepare_mails(app.clone(), context.clone()));

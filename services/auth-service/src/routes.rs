@@ -34,6 +34,7 @@ use axum::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     routing::options,
 };
+use kronos_common::privacy;
 use tower_http::cors::{Any, CorsLayer};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -48,6 +49,7 @@ const NO_STORE: [(header::HeaderName, HeaderValue); 1] =
 /// All of them.
 pub(crate) fn all() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .merge(privacy::routes("user-service"))
         .routes(routes!(login::log_in))
         .routes(routes!(login::refresh))
         .routes(routes!(login::log_out))

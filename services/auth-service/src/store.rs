@@ -17,6 +17,7 @@ pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod nodes;
 pub(crate) mod passkeys;
+pub(crate) mod privacy;
 pub(crate) mod registrations;
 pub(crate) mod replay;
 pub(crate) mod sessions;

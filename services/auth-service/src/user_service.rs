@@ -107,6 +107,11 @@ impl UserService {
         Ok(Self { client, pool })
     }
 
+    /// For what else is asked of user-service.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Makes a person. The same `key` makes one person, however often it is asked.
     ///
     /// # Errors

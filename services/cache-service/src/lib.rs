@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use kronos_common::{
-    identity::{Revocations, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier, declare},
     redis,
     service::{self, Context, Running},
 };
@@ -65,6 +65,8 @@ impl App {
         let store = Store::new(redis::connect(&config.redis, &context).await?);
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations, &context).await?;
+        let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, &context)?;
+        declare(catalogue, routes::PERMISSIONS, &context);
         let metrics = Arc::new(Metrics::new(&context));
         Ok(Self { store, lifetimes, metrics, verifier })
     }

@@ -8,6 +8,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
 
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[("cache:read", "Read the cache"), ("cache:write", "Write the cache")];
+
 /// May read values.
 #[derive(Debug)]
 pub struct CanReadCache;

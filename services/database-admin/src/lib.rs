@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use kronos_common::{
-    identity::{Revocations, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier, declare},
     postgres,
     seal::Keyring,
     service::{self, Context, Criticality, Running},
@@ -97,6 +97,8 @@ impl App {
         let backup_pool = postgres::open(&backup, "database-admin status")?;
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations, &context).await?;
+        let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, &context)?;
+        declare(catalogue, routes::PERMISSIONS, &context);
         let keyring = if config.sealing.active.is_empty() {
             tracing::warn!("no sealing key is configured: backups are not encrypted");
             None

@@ -4,10 +4,17 @@ pub mod backups;
 pub mod query;
 pub mod status;
 
-use kronos_common::identity::Permission;
+use kronos_common::{identity::Permission, privacy};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
+
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[
+    ("db:backup", "Make and restore backups"),
+    ("db:query", "Run reading statements"),
+    ("db:read", "See the state of the databases"),
+];
 
 /// May see the database's condition and what can be queried.
 #[derive(Debug)]
@@ -40,4 +47,5 @@ pub(crate) fn router(app: &App) -> OpenApiRouter<App> {
         .routes(routes!(query::run_query))
         .routes(routes!(query::list_tables))
         .merge(backups::router(app))
+        .merge(privacy::routes("user-service"))
 }

@@ -4,5 +4,6 @@ pub mod audit;
 pub mod backups;
 pub mod catalogue;
 pub mod parameters;
+mod privacy;
 pub mod reader;
 pub mod status;

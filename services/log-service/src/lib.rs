@@ -25,7 +25,7 @@ use anyhow::Context as _;
 use axum::extract::FromRef;
 use futures::FutureExt as _;
 use kronos_common::{
-    identity::{Revocations, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier, declare},
     postgres, rabbit,
     seal::Keyring,
     service::{self, Context, Criticality, Running},
@@ -86,6 +86,8 @@ impl App {
         postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &MIGRATIONS]).await?;
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations, &context).await?;
+        let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, &context)?;
+        declare(catalogue, routes::PERMISSIONS, &context);
         let rabbit = rabbit::Connection::open(&config.rabbit, &context).await?;
         let asked = elastic.clone();
         context.depends_on("elasticsearch", Criticality::Degraded, move || {

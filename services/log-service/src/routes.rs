@@ -6,10 +6,17 @@ mod search;
 mod sources;
 mod tail;
 
-use kronos_common::{idempotency, identity::Permission};
+use kronos_common::{idempotency, identity::Permission, privacy};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
+
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[
+    ("logs:manage", "Rule what is kept of logs, and for how long"),
+    ("logs:read", "Read logs"),
+    ("logs:write", "Write logs"),
+];
 
 /// `logs:read`
 pub(crate) struct CanReadLogs;
@@ -40,6 +47,7 @@ pub(crate) fn router(app: App) -> OpenApiRouter {
         .routes(routes!(sources::get_source, sources::put_source, sources::delete_source))
         .routes(routes!(logs::write_logs, search::find_logs))
         .layer(repeatable)
+        .merge(privacy::routes("user-service"))
         .routes(routes!(tail::tail_logs))
         .routes(routes!(otlp::export_logs))
         .with_state(app)

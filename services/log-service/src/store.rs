@@ -6,6 +6,7 @@ pub mod federated;
 pub mod index_state;
 pub mod lines;
 pub mod partitions;
+mod privacy;
 pub mod remote;
 pub mod search;
 pub mod sources;

@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::extract::FromRef;
 use kronos_common::{
-    identity::{Revocations, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier, declare},
     postgres,
     service::{self, Context, Running},
 };
@@ -115,6 +115,8 @@ impl App {
         let store = Store { pool };
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations.clone(), &context).await?;
+        let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, &context)?;
+        declare(catalogue, routes::PERMISSIONS, &context);
         let rabbit = Rabbit::open(&config.rabbit, &context).await?;
         let kafka = Kafka::open(&config.kafka, config.topics.replication, &context)?;
 

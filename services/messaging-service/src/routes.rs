@@ -19,6 +19,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
 
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[
+    ("messages:publish", "Publish messages"),
+    ("messages:subscribe", "Take messages"),
+    ("topics:manage", "Make, change and remove topics"),
+    ("topics:read", "See topics"),
+];
+
 pub(crate) struct CanReadTopics;
 
 impl Permission for CanReadTopics {

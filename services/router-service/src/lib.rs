@@ -70,7 +70,7 @@ use axum::extract::FromRef;
 use futures::FutureExt as _;
 use kronos_common::{
     idempotency,
-    identity::{Client, Revocations, ServiceToken, Verifier},
+    identity::{Client, Revocations, ServiceToken, Verifier, declare},
     postgres, redis,
     service::{self, Context, Criticality, Running},
 };
@@ -179,6 +179,8 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let redis = redis::connect(&config.redis, context).await?;
     let revocations = Revocations::follow(&config.redis, context).await?;
     let verifier = Verifier::connect(&config.identity, revocations.clone(), context).await?;
+    let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, context)?;
+    declare(catalogue, routes::PERMISSIONS, context);
     let tls = Tls::load(&config.tls)?.map(Arc::new);
     if let Some(tls) = &tls {
         tls.follow(context);

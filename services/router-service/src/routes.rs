@@ -17,6 +17,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{App, store::history::Actor, table::Snapshot};
 
+/// What this service asks for, declared when it starts: each with what it allows.
+pub(crate) const PERMISSIONS: &[(&str, &str)] = &[("routes:read", "See routes"), ("routes:write", "Change routes")];
+
 /// May see routes and upstreams.
 #[derive(Debug)]
 pub struct CanReadRoutes;

@@ -26,6 +26,8 @@ pub fn upstreams(services: &Services) -> [(&'static str, &str); 6] {
 /// Longer waits than the default, in milliseconds: a long poll, a statement or backup.
 const LONG_POLL_MS: u64 = 90_000;
 const STATEMENT_MS: u64 = 120_000;
+/// The largest file, in bytes.
+const FILE_BYTES: u64 = 16 << 30;
 
 struct Default {
     name: &'static str,
@@ -34,17 +36,18 @@ struct Default {
     anonymous: bool,
     upstream: &'static str,
     timeout_ms: Option<u64>,
+    body_limit_bytes: Option<u64>,
 }
 
 const fn below(name: &'static str, path: &'static str, upstream: &'static str) -> Default {
-    Default { name, path, exact: false, anonymous: false, upstream, timeout_ms: None }
+    Default { name, path, exact: false, anonymous: false, upstream, timeout_ms: None, body_limit_bytes: None }
 }
 
 const fn open(name: &'static str, path: &'static str, upstream: &'static str) -> Default {
-    Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None }
+    Default { name, path, exact: true, anonymous: true, upstream, timeout_ms: None, body_limit_bytes: None }
 }
 
-const ROUTES: [Default; 38] = [
+const ROUTES: [Default; 39] = [
     open("auth-login", "/auth/login", "auth-service"),
     open("auth-refresh", "/auth/refresh", "auth-service"),
     open("auth-register", "/auth/register", "auth-service"),
@@ -66,6 +69,12 @@ const ROUTES: [Default; 38] = [
     // Where a person types the code that a device shows.
     Default { anonymous: true, ..below("device", "/device", "auth-service") },
     below("users", "/users", "user-service"),
+    // A file of any number of people, read as it comes.
+    Default {
+        exact: true,
+        body_limit_bytes: Some(FILE_BYTES),
+        ..below("users-import", "/users/import", "user-service")
+    },
     below("roles", "/roles", "user-service"),
     below("permissions", "/permissions", "user-service"),
     below("groups", "/groups", "user-service"),
@@ -103,6 +112,7 @@ impl Default {
         RouteSpec {
             authentication: vec![if self.anonymous { Authentication::None } else { Authentication::Jwt }],
             timeout_ms: self.timeout_ms,
+            body_limit_bytes: self.body_limit_bytes,
             ..RouteSpec::new(name(self.name), matches, name(self.upstream))
         }
     }

@@ -1,5 +1,4 @@
-//! The permissions that there are: those of Kronos's own services, which are built with this one, and those that other
-//! services declare when they start. A role grants only what is declared, so that a misspelt permission is found when it is
+//! The permissions that there are: every service declares its own when it starts, Kronos's like all others. A role grants only what is declared, so that a misspelt permission is found when it is
 //! written and not when it is missed.
 
 use chrono::{DateTime, Utc};
@@ -33,39 +32,12 @@ pub struct DeclaredPermission {
 /// Who declares; the id of an OAuth client.
 pub type ServiceName = RoleName;
 
-/// What Kronos's own services ask for: service, permission, what it allows.
-pub const BUILT_IN: [(&str, &str, &str); 36] = [
-    ("auth-service", "access:check", "Ask whether somebody may do something"),
-    ("auth-service", "audit:read", "Read the audit trail of security"),
-    ("auth-service", "clients:read", "See OAuth clients"),
-    ("auth-service", "clients:register", "Register OAuth clients dynamically"),
-    ("auth-service", "clients:write", "Make, change and remove OAuth clients"),
-    ("auth-service", "credentials:reset", "Send links that reset passwords"),
-    ("auth-service", "credentials:write", "Set anybody's name and password"),
-    ("auth-service", "factors:write", "Remove anybody's second factors"),
-    ("auth-service", "invitations:read", "See invitations"),
-    ("auth-service", "invitations:write", "Invite people"),
-    ("auth-service", "nodes:read", "See nodes and their keys"),
-    ("auth-service", "nodes:write", "Admit, change and remove nodes"),
-    ("auth-service", "sessions:write", "End anybody's sessions"),
-    ("auth-service", "tokens:verify", "Ask whether a token is good"),
-    ("cache-service", "cache:read", "Read the cache"),
-    ("cache-service", "cache:write", "Write the cache"),
-    ("database-admin", "db:backup", "Make and restore backups"),
-    ("database-admin", "db:query", "Run reading statements"),
-    ("database-admin", "db:read", "See the state of the databases"),
-    ("log-service", "logs:manage", "Rule what is kept of logs, and for how long"),
-    ("log-service", "logs:read", "Read logs"),
-    ("log-service", "logs:write", "Write logs"),
-    ("messaging-service", "messages:publish", "Publish messages"),
-    ("messaging-service", "messages:subscribe", "Take messages"),
-    ("messaging-service", "topics:manage", "Make, change and remove topics"),
-    ("messaging-service", "topics:read", "See topics"),
-    ("router-service", "routes:read", "See routes"),
-    ("router-service", "routes:write", "Change routes"),
+/// What this service asks for, and what Hypérion, which declares nothing itself: service, permission, what it allows.
+pub const BUILT_IN: [(&str, &str, &str); 9] = [
     ("user-service", "grants:read", "See what anybody may do"),
     ("user-service", "roles:read", "See roles and permissions"),
     ("user-service", "roles:write", "Make, change and remove roles, and declare permissions"),
+    ("user-service", "users:manage", "Rule what is known of people: the schema, all that is held on somebody, erasure"),
     ("user-service", "users:read", "See people and groups"),
     ("user-service", "users:write", "Make, change and remove people and groups, and give them roles"),
     ("hyperion", "robots:repair", "Repair a robot"),

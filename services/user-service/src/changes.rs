@@ -3,7 +3,9 @@
 pub(crate) mod assignments;
 pub(crate) mod group_assignments;
 pub(crate) mod groups;
+pub(crate) mod imports;
 pub(crate) mod permissions;
+pub(crate) mod privacy;
 pub(crate) mod roles;
 pub(crate) mod users;
 

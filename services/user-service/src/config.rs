@@ -1,6 +1,6 @@
 //! The configuration: the shared sections and user-service's own. `config.default.toml` is the reference.
 
-use kronos_common::config::{Http, Identity, Postgres, Rabbit, Redis, ServiceConfig, Telemetry};
+use kronos_common::config::{Http, Identity, Postgres, Rabbit, Redis, Sealing, ServiceConfig, Telemetry};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
@@ -16,8 +16,10 @@ pub struct Config {
     pub redis: Redis,
     pub rabbit: Rabbit,
     pub identity: Identity,
+    pub sealing: Sealing,
     pub services: Services,
     pub rights: Rights,
+    pub privacy: Privacy,
     pub bootstrap: Bootstrap,
 }
 
@@ -37,6 +39,15 @@ impl ServiceConfig for Config {
 pub struct Services {
     pub auth_url: String,
     pub auth_deadline_ms: u64,
+    pub log_url: String,
+    pub database_admin_url: String,
+}
+
+/// `[privacy]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Privacy {
+    pub again_after_ms: u64,
 }
 
 /// `[rights]`.
@@ -45,6 +56,7 @@ pub struct Services {
 pub struct Rights {
     pub longest_sleep_ms: u64,
     pub remembered_people: u64,
+    pub keep_ended_days: u32,
 }
 
 /// `[bootstrap]`: the first administrator.

@@ -34,6 +34,11 @@ impl Credentials {
         Ok(Self(client.with_deadline(Duration::from_millis(config.auth_deadline_ms))))
     }
 
+    /// For what else is asked of auth-service.
+    pub(crate) fn client(&self) -> Client {
+        self.0.clone()
+    }
+
     /// Tells the user's names, and the password if there is a new one.
     ///
     /// # Errors

@@ -163,7 +163,9 @@ fn assemble(rows: Vec<Assigned>, roles: &BTreeMap<String, Arc<RoleGrants>>) -> V
         }
         let Some(held) = people.last_mut() else { continue };
         let role = row.role.as_ref().and_then(|role| roles.get(role));
-        let epochs = [row.group_epoch, role.map(|role| role.epoch), Some(held.person.epoch)];
+        // What has ended is no right, and its changes concern nobody.
+        let of_role = role.map(|role| role.epoch).filter(|_| !row.has_ended);
+        let epochs = [row.group_epoch, of_role, Some(held.person.epoch)];
         held.person.epoch = epochs.into_iter().flatten().max().unwrap_or_default();
         let Some(role) = role else { continue };
         let group: Option<Arc<str>> = row.group_name.map(Into::into);
@@ -173,7 +175,7 @@ fn assemble(rows: Vec<Assigned>, roles: &BTreeMap<String, Arc<RoleGrants>>) -> V
             group: group.clone(),
             role: included.clone(),
         }));
-        if !held.roles.iter().any(|known| Arc::ptr_eq(known, role)) {
+        if !row.has_ended && !held.roles.iter().any(|known| Arc::ptr_eq(known, role)) {
             held.roles.push(role.clone());
         }
     }

@@ -24,6 +24,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// How often to look for what another instance has left.
 const FAN_OUT_EVERY: Duration = Duration::from_secs(10);
 
+/// How often to look for what can be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+
 /// Takes away each assignment when its time is over.
 pub(crate) async fn expire(app: App, shutdown: CancellationToken) {
     let mut failing = false;
@@ -49,6 +52,19 @@ pub(crate) async fn expire(app: App, shutdown: CancellationToken) {
     }
 }
 
+/// Forgets what ended long ago.
+pub(crate) async fn forget(app: App, shutdown: CancellationToken) {
+    loop {
+        if let Err(problem) = store::assignments::forget_ended(&app.pool, app.settings.keep_ended_days).await {
+            tracing::warn!(error = %chain(&problem), "what ended long ago is not forgotten yet");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
 async fn expire_once(app: &App) -> Result<bool, Problem> {
     let now = Utc::now();
     let people = changes::assignments::expire(app, now).await?;
@@ -69,6 +85,71 @@ pub(crate) async fn fan_out(app: App, shutdown: CancellationToken) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = app.fanout_left.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Seals attributes again that hang on an older key; ends when there are none left.
+pub(crate) async fn reseal(app: App, shutdown: CancellationToken) {
+    let mut after = Uuid::nil();
+    while !shutdown.is_cancelled() {
+        match changes::users::reseal(&app, after).await {
+            Ok(Some(last)) => after = last,
+            Ok(None) => return,
+            Err(problem) => {
+                tracing::warn!(error = %chain(&problem), "attributes are not sealed under the active key yet");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE.1) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Carries out imports, and cleans up behind them.
+pub(crate) async fn import(app: App, shutdown: CancellationToken) {
+    loop {
+        let done = async {
+            while changes::imports::carry_out(&app).await? {}
+            changes::imports::clean(&app).await
+        };
+        let done = tokio::select! {
+            done = done => done,
+            // What is under way is rolled back, or goes on elsewhere behind the last thousand.
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(problem) = done {
+            tracing::warn!(error = %chain(&problem), "an import does not go on now");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE.1) => {}
+            () = app.import_waits.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Has every service forget those who are erased.
+pub(crate) async fn erase(app: App, shutdown: CancellationToken) {
+    loop {
+        let pause = match changes::privacy::carry_out(&app).await {
+            Ok(true) => continue,
+            Ok(false) => match store::privacy::next_ms(&app.pool).await {
+                Ok(Some(next)) => {
+                    Duration::from_secs_f64(next.max(0.0) / 1_000.0).clamp(Duration::from_millis(10), PAUSE.1)
+                }
+                Ok(None) | Err(_) => PAUSE.1,
+            },
+            Err(problem) => {
+                tracing::warn!(error = %chain(&problem), "an erasure does not go on now");
+                PAUSE.1
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = app.erasure_waits.notified() => {}
             () = shutdown.cancelled() => return,
         }
     }
@@ -131,6 +212,7 @@ async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Probl
         disabled: false,
         profile: Document::new(),
         external_id: None,
+        attributes: None,
     };
     let user = store::users::insert(&mut change, Uuid::now_v7(), &new).await?;
     store::assignments::put(&mut change, user.id, ADMINISTRATOR, None, None).await?;

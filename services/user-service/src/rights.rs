@@ -14,8 +14,9 @@ use crate::roles::PermissionName;
 
 /// Permissions with which one can give oneself more, or see or destroy what is everybody's. Who does not hold one of these
 /// cannot hand it out, nor change the account of somebody who holds it.
-pub const PRIVILEGED: [&str; 13] = [
+pub const PRIVILEGED: [&str; 14] = [
     "users:write",
+    "users:manage",
     "roles:write",
     "grants:read",
     "credentials:write",

@@ -2,9 +2,14 @@
 
 mod access;
 mod assignments;
+mod attributes;
+mod export;
 mod group_assignments;
 mod groups;
+mod history;
+mod imports;
 mod permissions;
+mod privacy;
 mod roles;
 mod scim;
 mod users;
@@ -20,7 +25,15 @@ const KRONOS_EPOCH: axum::http::HeaderName = axum::http::HeaderName::from_static
 pub(crate) fn all() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(users::list_users, users::create_user))
+        .routes(routes!(attributes::get_schema, attributes::put_schema))
         .routes(routes!(users::get_user, users::update_user, users::delete_user))
+        .routes(routes!(history::list_history))
+        .routes(routes!(privacy::export_person))
+        .routes(routes!(privacy::erase_person))
+        .routes(routes!(privacy::get_erasure))
+        .routes(routes!(imports::get_import))
+        .routes(routes!(imports::follow_import))
+        .routes(routes!(export::export_users))
         .routes(routes!(assignments::list_assignments))
         .routes(routes!(assignments::put_assignment, assignments::delete_assignment))
         .routes(routes!(access::get_grants))
@@ -42,6 +55,11 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .merge(scim::all())
 }
 
+/// Those whose bodies are of any size and read as they come.
+pub(crate) fn streams() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(imports::import_users))
+}
+
 /// The permissions that handlers ask for.
 mod allowed {
     use kronos_common::identity::Permission;
@@ -56,6 +74,12 @@ mod allowed {
 
     impl Permission for CanWriteUsers {
         const NAME: &'static str = "users:write";
+    }
+
+    pub(super) struct CanManageUsers;
+
+    impl Permission for CanManageUsers {
+        const NAME: &'static str = "users:manage";
     }
 
     pub(super) struct CanReadRoles;

@@ -6,11 +6,15 @@ use chrono::{DateTime, Utc};
 use kronos_common::name;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::scim::{Document, person};
+use crate::{
+    attributes,
+    scim::{Document, person},
+};
 
 /// A person, as stored and as sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
@@ -21,6 +25,9 @@ pub struct User {
     pub email: String,
     pub display_name: String,
     pub disabled: bool,
+    /// Those of the schema that the person has; as read from the store, without the sealed ones.
+    #[schema(value_type = HashMap<String, serde_json::Value>, example = json!({"customerNumber": "C-17"}))]
+    pub attributes: Json<Document>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     /// The entity tag.
@@ -35,6 +42,13 @@ pub struct User {
     /// A directory's own id of them.
     #[serde(skip)]
     pub external_id: Option<String>,
+    /// The sealed attributes.
+    #[serde(skip)]
+    pub sealed: Option<Vec<u8>>,
+    /// Which of the attributes are sealed ones, once they are opened.
+    #[serde(skip)]
+    #[sqlx(skip)]
+    pub sealed_names: BTreeSet<String>,
 }
 
 /// What a person logs in with.
@@ -70,6 +84,8 @@ pub struct NewUser {
     pub disabled: bool,
     pub profile: Document,
     pub external_id: Option<String>,
+    /// `None`: whoever makes the person knows nothing of the schema, and is not held to it.
+    pub attributes: Option<Document>,
 }
 
 /// What of a person shall be otherwise.
@@ -79,6 +95,8 @@ pub struct Changes {
     pub email: Option<Email>,
     pub display_name: Option<DisplayName>,
     pub disabled: Option<bool>,
+    /// A merge patch.
+    pub attributes: Document,
 }
 
 /// In which order people are listed.
@@ -138,7 +156,26 @@ impl User {
         let names = self.profile.keys().chain(other.profile.keys());
         let of_profile = names.filter(|name| self.profile.get(*name) != other.profile.get(*name)).map(String::as_str);
         let own = own.into_iter().filter_map(|(name, differs)| differs.then_some(name));
-        own.chain(of_profile).collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+        let names = self.attributes.keys().chain(other.attributes.keys());
+        let defined = names.filter(|name| self.attributes.get(*name) != other.attributes.get(*name));
+        let defined = defined.map(|name| format!("attributes.{name}"));
+        own.chain(of_profile).map(str::to_owned).chain(defined).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+impl User {
+    /// What of these is said in the history: each value but of what is sealed, and nothing for what there is not.
+    pub fn told(&self, names: &[String]) -> Document {
+        let own = json!({
+            "username": self.username, "email": self.email, "displayName": self.display_name, "disabled": self.disabled,
+            "externalId": self.external_id,
+        });
+        let value = |name: &String| match name.strip_prefix("attributes.") {
+            Some(name) if self.sealed_names.contains(name) => Some(json!({"sealed": true})),
+            Some(name) => self.attributes.get(name).cloned(),
+            None => own.get(name).or_else(|| self.profile.get(name)).cloned(),
+        };
+        names.iter().filter_map(|name| Some((name.clone(), value(name).filter(|value| !value.is_null())?))).collect()
     }
 }
 
@@ -161,6 +198,7 @@ impl Changes {
             changed.disabled = disabled;
             changed.profile.remove("active");
         }
+        attributes::merge(&mut changed.attributes, &self.attributes);
         changed
     }
 }

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use axum::response::IntoResponse as _;
 use kronos_common::{
     postgres::{self, COMMON_MIGRATIONS},
+    problem::Problem,
     service::Context,
 };
 use kronos_testkit::{Proxy, TestDatabase, wait_until};
@@ -43,6 +45,9 @@ async fn a_statement_that_runs_too_long_is_cancelled() {
     let pool = postgres::connect(&config, &Context::detached("test")).await.unwrap();
     let error = sqlx::query("select pg_sleep(30)").execute(&pool).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "57014", "{error}");
+    let answer = Problem::from(error).into_response();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
 }
 
 #[tokio::test]

@@ -24,10 +24,12 @@ use elasticsearch::{
         transport::{SingleNodeConnectionPool, TransportBuilder},
     },
     indices::{IndicesDeleteParts, IndicesGetAliasParts, IndicesPutIndexTemplateParts},
+    params::Refresh,
 };
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use self::document::Document;
 use super::Search;
@@ -188,6 +190,24 @@ impl Elastic {
         let answer: SearchAnswer = checked(response).await?.json().await.context("read the answer to a search")?;
         anyhow::ensure!(!answer.timed_out && answer.shards.failed == 0, "a part of the index did not answer");
         answer.hits.hits.into_iter().map(|hit| document::line(&hit.id, hit.source)).collect()
+    }
+
+    /// Takes lines out of the index, each by its key and the day of its receipt; one that is not there is no error.
+    ///
+    /// # Errors
+    /// It does not answer, or some are left.
+    pub async fn forget(&self, lines: &[(Uuid, NaiveDate)]) -> anyhow::Result<()> {
+        let mut operations = BulkOperations::new();
+        for (key, day) in lines {
+            operations.push(BulkOperation::<()>::delete(key.to_string()).index(self.index(*day)))?;
+        }
+        let sent = self.client.bulk(BulkParts::None).refresh(Refresh::True).body(vec![operations]).send().await;
+        let answer: Value = checked(sent?).await?.json().await.context("read the answer to a bulk request")?;
+        let items = answer["items"].as_array().context("the answer to a bulk request has no items")?;
+        let is_gone = |item: &&Value| matches!(item["delete"]["status"].as_u64(), Some(200 | 404));
+        let left = lines.len() - items.iter().filter(is_gone).count();
+        anyhow::ensure!(left == 0, "Elasticsearch could not forget {left} lines");
+        Ok(())
     }
 
     /// Deletes the indices of the days before `oldest` and says how many.

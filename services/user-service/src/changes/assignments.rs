@@ -6,7 +6,7 @@ use kronos_common::{
     outbox,
     problem::{Problem, Result},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Actor, Change, grants_everything, has_an_administrator, keep_an_administrator};
@@ -47,6 +47,8 @@ pub(crate) async fn put(
     let assignment = store::assignments::put(&mut change, user_id, role, resource, expires_at).await?;
     keep_an_administrator(&mut change, administered).await?;
     let epoch = change.raise_person(user_id, "role-given").await?;
+    let happened = (user_id, current.as_ref().map(told), Some(told(&assignment)));
+    store::history::note(&mut change, "role-given", Some(&actor.named()), &[happened]).await?;
     change.commit(app).await?;
     if expires_at.is_some() {
         app.ends_changed.notify_one();
@@ -70,7 +72,10 @@ pub(crate) async fn delete(
     let may_end = resource.is_none() && grants_everything(&granted);
     let administered = may_end && has_an_administrator(&mut change).await?;
     let resource = resource.map(ResourcePattern::as_str);
+    let current = store::assignments::find(&mut change, user_id, role.as_str(), resource).await?;
     store::assignments::delete(&mut change, user_id, role.as_str(), resource).await?;
+    let happened = (user_id, current.as_ref().map(told), None);
+    store::history::note(&mut change, "role-taken", Some(&actor.named()), &[happened]).await?;
     keep_an_administrator(&mut change, administered).await?;
     let epoch = change.raise_person(user_id, "role-taken").await?;
     change.commit(app).await?;
@@ -91,17 +96,18 @@ pub(crate) async fn expire(app: &App, now: DateTime<Utc>) -> Result<bool> {
     let ended = store::assignments::take_expired(&mut change, &ids, now).await?;
     let epoch = change.raise_people(&ids).await?;
     change.tell_rights_changed(&ids, epoch, "role-ended").await?;
-    let events: Vec<Event> = ended
-        .iter()
-        .map(|assignment| {
-            let Assignment { user_id, role, resource, expires_at, .. } = assignment;
-            let data = json!({"role": role, "resource": resource, "expiresAt": expires_at});
-            Event::new("kronos.user.role-ended", user_id.to_string(), data)
-        })
-        .collect();
+    let event = |ended: &Assignment| Event::new("kronos.user.role-ended", ended.user_id.to_string(), told(ended));
+    let events: Vec<Event> = ended.iter().map(event).collect();
     outbox::insert_all(&mut change, &events).await?;
+    let happened: Vec<_> = ended.iter().map(|ended| (ended.user_id, Some(told(ended)), None)).collect();
+    store::history::note(&mut change, "role-ended", None, &happened).await?;
     change.commit(app).await?;
     Ok(true)
+}
+
+/// An assignment as events and the history tell it.
+fn told(assignment: &Assignment) -> Value {
+    json!({"role": assignment.role, "resource": assignment.resource, "expiresAt": assignment.expires_at})
 }
 
 /// An end as it can be kept.

@@ -125,6 +125,15 @@ async fn change_members(
             continue;
         }
         let raised = change.raise_people(&people).await?;
+        let group = json!({"group": id});
+        let happened: Vec<_> = people
+            .iter()
+            .map(|person| match what {
+                "member-added" => (*person, None, Some(group.clone())),
+                _ => (*person, Some(group.clone()), None),
+            })
+            .collect();
+        store::history::note(change, cause, Some(&actor.named()), &happened).await?;
         change.tell_rights_changed(&people, raised, cause).await?;
         let told = |person: &Uuid| {
             let data = json!({"userId": person, "by": actor.named()});

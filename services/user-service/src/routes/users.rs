@@ -13,15 +13,17 @@ use kronos_common::{
     problem::{Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::allowed::{CanReadUsers, CanWriteUsers};
 use crate::{
     App,
+    attributes::Schema,
     changes::{self, Actor},
     scim::{Document, filter::Filter},
-    store::{self, users::Wanted},
+    store::{self, attribute_filter::Attributes, users::Wanted},
     users::{Changes, DisplayName, Email, NewUser, Order, Password, Position, User, Username},
 };
 
@@ -39,7 +41,8 @@ pub(super) struct UserQuery {
     /// Only those who have this text in their username, address or display name, in any case and Unicode form; a text of one
     /// or two characters: at the beginning of a word.
     q: Option<String>,
-    /// Only those whom a SCIM filter finds (RFC 7644 section 3.4.2.2), by SCIM's names of attributes.
+    /// Only those whom a SCIM filter finds (RFC 7644 section 3.4.2.2), by SCIM's names of attributes, or `attributes.NAME` for
+    /// those of the schema.
     #[param(example = "externalId pr and emails.value ew \"@example.com\"")]
     filter: Option<String>,
     /// In which order: by username if nothing else is asked for; with `q` by creation, which is found fast however many have
@@ -58,9 +61,14 @@ pub(super) struct CreateUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     password: Option<Password>,
+    /// Of the schema (`GET /users/schema`).
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, serde_json::Value>, example = json!({"customerNumber": "C-17"}))]
+    attributes: Document,
 }
 
-/// A JSON Merge Patch (RFC 7396): what is absent stays; nothing here can be removed, so `null` is refused.
+/// A JSON Merge Patch (RFC 7396): what is absent stays, and null takes an attribute away. The rest is of everybody and cannot be
+/// taken away: there null is refused.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct UpdateUser {
@@ -81,6 +89,25 @@ pub(super) struct UpdateUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     password: Option<Password>,
+    /// Null, or a null in it: they are taken away.
+    #[serde(default)]
+    #[schema(value_type = Option<HashMap<String, serde_json::Value>>, example = json!({"customerNumber": null}))]
+    attributes: AttributesPatch,
+}
+
+/// What a merge patch says of attributes.
+#[derive(Default)]
+enum AttributesPatch {
+    #[default]
+    Unsaid,
+    None,
+    Patch(Document),
+}
+
+impl<'de> Deserialize<'de> for AttributesPatch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Ok(Option::<Document>::deserialize(deserializer)?.map_or(Self::None, Self::Patch))
+    }
 }
 
 /// Lists people, by username if nothing else is asked for.
@@ -116,8 +143,14 @@ pub(super) async fn list_users(
     };
     let filter = query.filter.as_deref().filter(|filter| !filter.trim().is_empty());
     let filter = filter.map(Filter::parse).transpose()?;
-    let wanted = Wanted { text: text.as_deref(), filter: filter.as_ref() };
-    let users = store::users::list(&app.pool, &wanted, order, after.as_ref(), query.limit.fetch()).await?;
+    let schema = match &filter {
+        Some(_) => store::attributes::schema(&app.pool).await?.0,
+        None => Schema::default(),
+    };
+    let attributes = Attributes { schema: &schema, keyring: app.sealer.keyring().ok() };
+    let wanted = Wanted { text: text.as_deref(), filter: filter.as_ref().map(|filter| (filter, attributes)) };
+    let mut users = store::users::list(&app.pool, &wanted, order, after.as_ref(), query.limit.fetch()).await?;
+    app.sealer.open_all(&mut users)?;
     Ok(Json(Page::new(users, query.limit, |user| (order, order.position(user)))))
 }
 
@@ -139,9 +172,10 @@ pub(super) async fn create_user(
     allowed: Allowed<CanWriteUsers>,
     Json(body): Json<CreateUser>,
 ) -> Result<Response> {
-    let CreateUser { username, email, display_name, password } = body;
+    let CreateUser { username, email, display_name, password, attributes } = body;
     let (disabled, profile, external_id) = (false, Document::new(), None);
-    let new = NewUser { username, email, display_name, disabled, profile, external_id };
+    let attributes = Some(attributes);
+    let new = NewUser { username, email, display_name, disabled, profile, external_id, attributes };
     let user = changes::users::create(&app, Actor(&allowed.caller), Uuid::now_v7(), &new, password.as_ref()).await?;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, tag(&user), Json(user)).into_response())
@@ -166,7 +200,8 @@ pub(super) async fn get_user(
     Path(id): Path<Uuid>,
     known: IfNoneMatch,
 ) -> Result<Response> {
-    let user = store::users::find(&app.pool, id).await?;
+    let mut user = store::users::find(&app.pool, id).await?;
+    app.sealer.open(&mut user)?;
     let tag = tag(&user);
     Ok(known.not_modified(&tag).unwrap_or_else(|| (tag, Json(user)).into_response()))
 }
@@ -197,9 +232,15 @@ pub(super) async fn update_user(
     condition: IfMatch,
     Json(body): Json<UpdateUser>,
 ) -> Result<Response> {
-    let UpdateUser { username, email, display_name, disabled, password } = body;
-    let wanted = Changes { username, email, display_name, disabled };
-    let plan = |user: &User| Ok((wanted.apply(user), password));
+    let UpdateUser { username, email, display_name, disabled, password, attributes } = body;
+    let plan = |user: &User| {
+        let attributes = match attributes {
+            AttributesPatch::Unsaid => Document::new(),
+            AttributesPatch::None => user.attributes.keys().map(|name| (name.clone(), Value::Null)).collect(),
+            AttributesPatch::Patch(patch) => patch,
+        };
+        Ok((Changes { username, email, display_name, disabled, attributes }.apply(user), password))
+    };
     let user = changes::users::change(&app, Actor(&allowed.caller), id, &condition, plan).await?;
     Ok((tag(&user), Json(user)).into_response())
 }

@@ -110,13 +110,30 @@ pub(crate) async fn take_expired(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Assignment>> {
     sqlx::query_as::<_, Assignment>(
-        "delete from assignments where user_id = any($1) and expires_at <= $2
-         returning user_id, role, resource, expires_at, created_at",
+        "with ended as (
+             delete from assignments where user_id = any($1) and expires_at <= $2
+             returning user_id, role, resource, expires_at, created_at
+         ), kept as (
+             insert into ended_assignments (user_id, role, resource, expires_at)
+             select user_id, role, resource, expires_at from ended
+             on conflict on constraint ended_assignments_key
+             do update set expires_at = excluded.expires_at, ended_at = now()
+         )
+         select * from ended",
     )
     .bind(ids)
     .bind(now)
     .fetch_all(connection)
     .await
+}
+
+/// Forgets what ended more than so many days ago.
+pub(crate) async fn forget_ended(pool: &PgPool, days: u32) -> Result<()> {
+    sqlx::query("delete from ended_assignments where ended_at < now() - make_interval(days => $1)")
+        .bind(i32::try_from(days).unwrap_or(i32::MAX))
+        .execute(pool)
+        .await?;
+    Ok(())
 }
 
 /// When the next assignment ends, a person's or a group's.

@@ -109,10 +109,18 @@ pub(crate) async fn take_expired(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<GroupAssignment>> {
     sqlx::query_as::<_, GroupAssignment>(
-        "delete from group_assignments
-         where group_id = (select group_id from group_assignments where expires_at <= $1 order by expires_at limit 1)
-           and expires_at <= $1
-         returning group_id, role, resource, expires_at, created_at",
+        "with ended as (
+             delete from group_assignments
+             where group_id = (select group_id from group_assignments where expires_at <= $1 order by expires_at limit 1)
+               and expires_at <= $1
+             returning group_id, role, resource, expires_at, created_at
+         ), kept as (
+             insert into ended_assignments (group_id, role, resource, expires_at)
+             select group_id, role, resource, expires_at from ended
+             on conflict on constraint ended_assignments_key
+             do update set expires_at = excluded.expires_at, ended_at = now()
+         )
+         select * from ended",
     )
     .bind(now)
     .fetch_all(connection)

@@ -65,6 +65,8 @@ pub(crate) struct Assigned {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) group_name: Option<String>,
     pub(crate) group_epoch: Option<i64>,
+    /// It was taken away when its time was over: only refusals speak of it.
+    pub(crate) has_ended: bool,
 }
 
 /// What these people have, as of one moment, in the order of their ids.
@@ -72,14 +74,23 @@ pub(crate) async fn assigned(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Assigned
     Ok(sqlx::query_as::<_, Assigned>(
         "select u.id, u.username, u.disabled, greatest(u.epoch, b.epoch) as epoch, held.role,
                 (select r.epoch from roles r where r.name = held.role) as role_epoch, held.resource, held.expires_at,
-                held.group_name, held.group_epoch
+                held.group_name, held.group_epoch, coalesce(held.has_ended, false) as has_ended
          from users u
          left join bulk_epochs b on b.user_id = u.id
          left join lateral (
-             select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch
+             select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch,
+                    false as has_ended
              from assignments a where a.user_id = u.id
              union all
-             select a.role, a.resource, a.expires_at, g.name, g.epoch
+             select e.role, e.resource, e.expires_at, null, null, true from ended_assignments e where e.user_id = u.id
+             union all
+             select e.role, e.resource, e.expires_at, g.name, null, true
+             from group_members m
+             join ended_assignments e on e.group_id = m.group_id
+             join groups g on g.id = m.group_id
+             where m.user_id = u.id
+             union all
+             select a.role, a.resource, a.expires_at, g.name, g.epoch, false
              from group_members m
              join groups g on g.id = m.group_id
              left join group_assignments a on a.group_id = m.group_id

@@ -5,12 +5,18 @@ use kronos_common::{name, problem::Result};
 use sqlx::{PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::attribute_filter::{self, Attributes};
 use crate::scim::{
     Fault,
     filter::{AttributePath, Filter, Operator},
     matching::{Scope, Wanted},
     schema::{Attribute, Kind, Resource, USERS},
 };
+
+/// The expression of `users_texts_idx`, letter by letter.
+const TEXTS: &str = "lower(r.profile::text || ' ' || r.attributes::text || ' ' || r.email || ' ' || r.display_name)";
+/// A text of fewer characters has no trigram.
+pub(super) const SHORTEST: usize = 3;
 
 /// What to look for.
 #[derive(Debug, Clone)]
@@ -73,29 +79,44 @@ fn push_found(query: &mut QueryBuilder<Postgres>, search: &Search, with_key: boo
     }
 }
 
-/// The condition of a filter on the people `r`.
+/// The condition of a filter on the people `r`, in which `attributes.name` is one that the administrator has defined.
 ///
 /// # Errors
 /// `invalidFilter`.
-pub(crate) fn push_people(query: &mut QueryBuilder<Postgres>, filter: &Filter) -> Pushed {
-    push(query, scope(&USERS), filter)
+pub(crate) fn push_people(query: &mut QueryBuilder<Postgres>, filter: &Filter, attributes: &Attributes<'_>) -> Pushed {
+    push(query, Place { attributes: Some(attributes), ..scope(&USERS) }, filter)
 }
 
-fn scope(resource: &'static Resource) -> Place {
-    Place { scope: Scope::Resource(resource), resource }
+fn scope(resource: &'static Resource) -> Place<'static> {
+    Place { scope: Scope::Resource(resource), resource, attributes: None }
 }
 
 /// Where a name is looked up.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     scope: Scope,
     resource: &'static Resource,
+    attributes: Option<&'a Attributes<'a>>,
 }
 
-type Pushed = std::result::Result<(), Fault>;
+impl<'a> Place<'a> {
+    /// Whether a path is of an attribute that the administrator has defined, and its name.
+    fn defined<'b>(&self, path: &'b AttributePath) -> Option<(&'a Attributes<'a>, &'b str)> {
+        let is_ours = path.urn.is_none() && path.name.eq_ignore_ascii_case("attributes");
+        self.attributes.filter(|_| is_ours).zip(path.part.as_deref())
+    }
+
+    /// Whether its texts are among those of `users_texts_idx`.
+    fn has_texts(&self, attribute: &Attribute) -> bool {
+        let elsewhere = ["id", "externalId", "userName", "meta", "groups"];
+        self.resource.name == USERS.name && !elsewhere.contains(&attribute.name)
+    }
+}
+
+pub(super) type Pushed = std::result::Result<(), Fault>;
 
 /// A condition on the row `r`, or in an element on `e`. It may be null, which is no.
-fn push(query: &mut QueryBuilder<Postgres>, place: Place, filter: &Filter) -> Pushed {
+fn push(query: &mut QueryBuilder<Postgres>, place: Place<'_>, filter: &Filter) -> Pushed {
     match filter {
         Filter::And(filters) => push_all(query, place, filters, " and "),
         Filter::Or(filters) => push_all(query, place, filters, " or "),
@@ -106,16 +127,36 @@ fn push(query: &mut QueryBuilder<Postgres>, place: Place, filter: &Filter) -> Pu
             Ok(())
         }
         Filter::Compare(path, operator, value) => {
+            if let Some((attributes, name)) = place.defined(path) {
+                return attribute_filter::compare(query, attributes, name, *operator, value);
+            }
             let (urn, attribute) = place.scope.find(path)?;
             let part = attribute.part(path.part.as_deref());
             let wanted = Wanted::of(part.unwrap_or(attribute), *operator, value)?;
+            let outside = matches!(place.scope, Scope::Resource(_)) && place.has_texts(attribute);
+            query.push("(");
+            match needed(*operator, value) {
+                Some(text) if outside => {
+                    push_has_text(query, text);
+                    query.push(" and ");
+                }
+                Some(text) if place.resource.name == USERS.name && attribute.name == "userName" => {
+                    let pattern = format!("%{}%", escape_like(&name::key(text)));
+                    query.push("r.search like ").push_bind(pattern).push(r" escape '\' and ");
+                }
+                _ => {}
+            }
             match elements(place, attribute) {
                 None => compare(query, &column(place, urn, attribute, part)?, *operator, &wanted),
                 Some(elements) => push_elements(query, &elements, attribute, part, *operator, &wanted)?,
             }
+            query.push(")");
             Ok(())
         }
         Filter::Present(path) => {
+            if let Some((attributes, name)) = place.defined(path) {
+                return attribute_filter::present(query, attributes, name);
+            }
             let (urn, attribute) = place.scope.find(path)?;
             let part = attribute.part(path.part.as_deref());
             match (elements(place, attribute), part) {
@@ -137,15 +178,61 @@ fn push(query: &mut QueryBuilder<Postgres>, place: Place, filter: &Filter) -> Pu
             let Some(elements) = elements(place, attribute) else {
                 return Err(Fault::InvalidFilter(format!("{path} has no elements")));
             };
+            query.push("(");
+            if place.has_texts(attribute) {
+                for text in needed_by(filter) {
+                    push_has_text(query, text);
+                    query.push(" and ");
+                }
+            }
             query.push(format!("exists (select from {elements} where "));
             push(query, Place { scope: Scope::Element(attribute), ..place }, filter)?;
-            query.push(")");
+            query.push("))");
             Ok(())
         }
     }
 }
 
-fn push_all(query: &mut QueryBuilder<Postgres>, place: Place, filters: &[Filter], word: &str) -> Pushed {
+/// The text that must be somewhere in a person of whom such a comparison is true, if the index can look for it.
+fn needed(operator: Operator, value: &serde_json::Value) -> Option<&str> {
+    let looks_for =
+        matches!(operator, Operator::Equal | Operator::Contains | Operator::StartsWith | Operator::EndsWith);
+    value.as_str().filter(|text| looks_for && text.chars().count() >= SHORTEST)
+}
+
+/// The same of a filter of elements.
+fn needed_by(filter: &Filter) -> Vec<&str> {
+    match filter {
+        Filter::And(filters) => filters.iter().flat_map(needed_by).collect(),
+        Filter::Compare(_, operator, value) => needed(*operator, value).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A condition that follows from another one, and that an index knows: somewhere in the person `r` is this text.
+pub(super) fn push_has_text(query: &mut QueryBuilder<Postgres>, text: &str) {
+    // As it stands in JSON; in columns it stands as it is.
+    let quoted = serde_json::Value::from(text).to_string();
+    let in_json = &quoted[1..quoted.len() - 1];
+    let has = |query: &mut QueryBuilder<Postgres>, text: &str| {
+        query.push(format!("{TEXTS} like lower(")).push_bind(format!("%{}%", escape_like(text))).push(r") escape '\'");
+    };
+    if in_json == text {
+        return has(query, text);
+    }
+    query.push("(");
+    has(query, in_json);
+    query.push(" or ");
+    has(query, text);
+    query.push(")");
+}
+
+/// A text as a pattern that is found as it is.
+pub(super) fn escape_like(text: &str) -> String {
+    text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_")
+}
+
+fn push_all(query: &mut QueryBuilder<Postgres>, place: Place<'_>, filters: &[Filter], word: &str) -> Pushed {
     query.push("(");
     for (number, filter) in filters.iter().enumerate() {
         query.push(if number > 0 { word } else { "" });
@@ -232,7 +319,7 @@ fn element(part: &Attribute) -> Column {
 
 /// A value that there is one of at most.
 fn column(
-    place: Place,
+    place: Place<'_>,
     urn: Option<&str>,
     attribute: &'static Attribute,
     part: Option<&'static Attribute>,
@@ -279,7 +366,7 @@ fn whole(urn: Option<&str>, attribute: &Attribute) -> String {
 }
 
 /// The values of a list as rows `e`.
-fn elements(place: Place, attribute: &Attribute) -> Option<String> {
+fn elements(place: Place<'_>, attribute: &Attribute) -> Option<String> {
     if !attribute.multi_valued || matches!(place.scope, Scope::Element(_)) {
         return None;
     }

@@ -7,7 +7,7 @@ use kronos_common::{
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, types::Json};
 use uuid::Uuid;
 
-use super::scim;
+use super::{attribute_filter::Attributes, scim};
 use crate::{
     scim::filter::Filter,
     users::{NewUser, Order, Position, User, search_text},
@@ -19,7 +19,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, id: Uuid, new: &NewUse
     sqlx::query_as::<_, User>(
         "insert into users (id, username, username_key, email, email_key, display_name, search, disabled, profile, external_id)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id",
+         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id, attributes, sealed",
     )
     .bind(id)
     .bind(username)
@@ -44,7 +44,7 @@ pub(crate) async fn update(connection: &mut PgConnection, user: &User) -> Result
          set username = $2, username_key = $3, email = $4, email_key = $5, display_name = $6, search = $7, disabled = $8,
              profile = $9, external_id = $10, version = version + 1, updated_at = now()
          where id = $1
-         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id",
+         returning id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id, attributes, sealed",
     )
     .bind(user.id)
     .bind(&user.username)
@@ -65,7 +65,8 @@ pub(crate) async fn update(connection: &mut PgConnection, user: &User) -> Result
 /// A person, locked until the transaction ends.
 pub(crate) async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<User> {
     sqlx::query_as::<_, User>(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id,
+                attributes, sealed
          from users where id = $1 for update",
     )
     .bind(id)
@@ -85,7 +86,8 @@ pub(crate) async fn lock_all(connection: &mut PgConnection, ids: &[Uuid]) -> Res
 /// People of these ids, in no order.
 pub(crate) async fn find_all(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<User>> {
     Ok(sqlx::query_as::<_, User>(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id,
+                attributes, sealed
          from users where id = any($1)",
     )
     .bind(ids)
@@ -96,7 +98,8 @@ pub(crate) async fn find_all(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<User>> {
 /// A person.
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<User> {
     sqlx::query_as::<_, User>(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id,
+                attributes, sealed
          from users where id = $1",
     )
     .bind(id)
@@ -106,11 +109,12 @@ pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<User> {
 }
 
 /// Which people are listed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Wanted<'a> {
     /// They have it in their username, address or display name (of one or two characters: at the beginning of a word).
     pub(crate) text: Option<&'a str>,
-    pub(crate) filter: Option<&'a Filter>,
+    /// With what it may name.
+    pub(crate) filter: Option<(&'a Filter, Attributes<'a>)>,
 }
 
 /// People in an order, after a position in it.
@@ -123,8 +127,8 @@ pub(crate) async fn list(
 ) -> Result<Vec<User>> {
     let pattern = wanted.text.map(name::key).map(|text| match text.chars().count() {
         // Too short for the index, but for the beginnings of words.
-        ..=2 => format!("% {}%", escape_like(&text)),
-        _ => format!("%{}%", escape_like(&text)),
+        ..=2 => format!("% {}%", scim::escape_like(&text)),
+        _ => format!("%{}%", scim::escape_like(&text)),
     });
     let (key, direction, comparison) = match order {
         Order::Username => ("username_key", "asc", ">"),
@@ -134,7 +138,8 @@ pub(crate) async fn list(
     };
     // Only conditions that are needed, so that each question gets the plan that suits it.
     let mut query = QueryBuilder::<Postgres>::new(
-        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id
+        "select id, username, email, display_name, disabled, created_at, updated_at, version, epoch, profile, external_id,
+                attributes, sealed
          from users r where true",
     );
     match after {
@@ -151,9 +156,9 @@ pub(crate) async fn list(
     if let Some(pattern) = pattern {
         query.push(" and search like ").push_bind(pattern).push(r" escape '\'");
     }
-    if let Some(filter) = wanted.filter {
+    if let Some((filter, attributes)) = &wanted.filter {
         query.push(" and ");
-        scim::push_people(&mut query, filter)?;
+        scim::push_people(&mut query, filter, attributes)?;
     }
     query.push(format!(" order by {key} {direction} limit ")).push_bind(count);
     Ok(query.build_query_as::<User>().persistent(keep).fetch_all(pool).await?)
@@ -177,8 +182,4 @@ fn username_taken() -> Problem {
 
 fn email_taken() -> Problem {
     Problem::conflict("email_taken", "this e-mail address is taken, perhaps in another case or Unicode form")
-}
-
-fn escape_like(text: &str) -> String {
-    text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_")
 }

@@ -4,7 +4,7 @@ use kronos_testkit::{http, wait_until};
 use serde_json::{Value, json};
 use user_service::Config;
 
-use crate::harness::{Fixture, Mood, Platform};
+use crate::harness::{Fixture, Mood, Platform, declare_others};
 
 fn with_bootstrap(platform: &Platform) -> Config {
     let mut config = platform.config();
@@ -105,6 +105,7 @@ async fn the_last_two_administrators_cannot_go_at_once() {
 #[tokio::test]
 async fn nobody_hands_out_or_touches_rights_above_their_own() {
     let (fixture, root) = bootstrapped().await;
+    declare_others(&fixture.admin).await;
     fixture.role("customer", &["robots:use"], &[]).await;
     fixture.role("deputy", &[], &["administrator"]).await;
     let user = fixture.user("camille").await;

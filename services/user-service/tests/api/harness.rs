@@ -11,7 +11,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::put,
+    routing::{post, put},
 };
 use futures::StreamExt as _;
 use kronos_common::{
@@ -27,6 +27,14 @@ use lapin::{
 };
 use serde_json::{Value, json};
 use user_service::{Config, DEFAULTS};
+
+/// What the other services declare when they start.
+const OF_OTHERS: &str = "
+    access:check audit:read clients:read clients:register clients:write credentials:reset
+    credentials:write factors:write invitations:read invitations:write nodes:read nodes:write
+    sessions:write tokens:verify cache:read cache:write db:backup db:query db:read logs:manage logs:read
+    logs:write messages:publish messages:subscribe topics:manage topics:read routes:read routes:write
+";
 
 /// Everything but the service itself.
 pub(crate) struct Platform {
@@ -63,7 +71,12 @@ impl Platform {
         config.redis = self.redis.clone();
         config.rabbit = self.rabbit.clone();
         config.identity = self.issuer.config();
+        config.sealing.active = "first".to_owned();
+        config.sealing.keys = [("first".to_owned(), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into())].into();
         config.services.auth_url = format!("http://{}", self.auth.address);
+        config.services.log_url = config.services.auth_url.clone();
+        config.services.database_admin_url = config.services.auth_url.clone();
+        config.privacy.again_after_ms = 100;
         config.services.auth_deadline_ms = 1_000;
         config
     }
@@ -78,6 +91,12 @@ impl Platform {
     }
 }
 
+/// The other services have started.
+pub(crate) async fn declare_others(admin: &TestClient) {
+    let permissions: Vec<Value> = OF_OTHERS.split_whitespace().map(|name| json!({"name": name})).collect();
+    admin.put("/permissions/others", &json!({"permissions": permissions})).await.expect(200);
+}
+
 impl Fixture {
     pub(crate) async fn new() -> Self {
         let platform = Platform::new().await;
@@ -86,6 +105,7 @@ impl Fixture {
         let names = ["x:a", "x:b", "x:c", "x:d", "x:e", "x:read", "x:write", "y:read"];
         let permissions: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
         admin.put("/permissions/test", &json!({"permissions": permissions})).await.expect(200);
+        declare_others(&admin).await;
         Self { platform, running, admin }
     }
 
@@ -182,14 +202,24 @@ pub(crate) struct FakeAuth {
     pub(crate) address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
     taken: Arc<Mutex<Vec<(String, Value)>>>,
+    forgotten: Arc<Mutex<Vec<Value>>>,
 }
 
 impl FakeAuth {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let auth = Self { address, mood: Arc::new(Mutex::new(Mood::Willing)), taken: Arc::default() };
-        let router = Router::new().route("/auth/credentials/{id}", put(take)).with_state(auth.clone());
+        let auth = Self {
+            address,
+            mood: Arc::new(Mutex::new(Mood::Willing)),
+            taken: Arc::default(),
+            forgotten: Arc::default(),
+        };
+        let router = Router::new()
+            .route("/auth/credentials/{id}", put(take))
+            .route("/privacy/export", post(show))
+            .route("/privacy/erase", post(forget))
+            .with_state(auth.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         auth
     }
@@ -198,10 +228,33 @@ impl FakeAuth {
         *self.mood.lock().unwrap() = mood;
     }
 
+    /// Whom it was asked to forget, in every service's name.
+    pub(crate) fn forgotten(&self) -> Vec<Value> {
+        self.forgotten.lock().unwrap().clone()
+    }
+
     /// The credentials that were taken, each with the user's id.
     pub(crate) fn taken(&self) -> Vec<(String, Value)> {
         self.taken.lock().unwrap().clone()
     }
+}
+
+/// What every service that holds something on people answers.
+async fn show(State(auth): State<FakeAuth>, Json(person): Json<Value>) -> Response {
+    let mood = *auth.mood.lock().unwrap();
+    match mood {
+        Mood::Away => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        _ => Json(json!({"known": person["username"]})).into_response(),
+    }
+}
+
+async fn forget(State(auth): State<FakeAuth>, Json(person): Json<Value>) -> Response {
+    let mood = *auth.mood.lock().unwrap();
+    if mood == Mood::Away {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    auth.forgotten.lock().unwrap().push(person);
+    Json(json!({"removed": {"things": 1}, "kept": ["nothing of note"]})).into_response()
 }
 
 async fn take(

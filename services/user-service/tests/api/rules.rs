@@ -131,7 +131,8 @@ fn privileged_permissions_can_only_be_handed_out_by_who_holds_them() {
         (&["robots:use", "logs:read"][..], &[][..], None),
         (&["*:*"], &[], Some("users:write")),
         (&["*:*"], &["*:*"], None),
-        (&["users:*"], &["users:write"], None),
+        (&["users:*"], &["users:write"], Some("users:manage")),
+        (&["users:*"], &["users:write", "users:manage"], None),
         (
             &["*:write"],
             &["users:write", "roles:write", "credentials:write", "clients:write", "sessions:write"],

@@ -8,6 +8,7 @@ mod faults;
 mod journey;
 mod oauth_clients;
 mod platform;
+mod privacy;
 mod python;
 mod recipes;
 mod scim;

@@ -111,6 +111,7 @@ impl Platform {
             set("identity.issuer", target.gateway.clone());
             set("identity.jwks_url", format!("{}/.well-known/jwks.json", url("auth-service")));
             set("identity.auth_url", url("auth-service"));
+            set("identity.user_url", url("user-service"));
             set("identity.client_secret", secret(name));
             if name != "cache-service" {
                 set("postgres.url", database.url(role));
@@ -122,7 +123,7 @@ impl Platform {
                 set("kafka.brokers", kafka.brokers.clone());
                 set("kafka.prefix", kafka.prefix.clone());
             }
-            if ["auth-service", "log-service", "database-admin"].contains(&name) {
+            if ["auth-service", "user-service", "log-service", "database-admin"].contains(&name) {
                 set("sealing.active", "one".into());
                 set("sealing.keys.one", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=".into());
             }
@@ -133,6 +134,9 @@ impl Platform {
                 }
                 "user-service" => {
                     set("services.auth_url", url("auth-service"));
+                    set("services.log_url", url("log-service"));
+                    set("services.database_admin_url", url("database-admin"));
+                    set("privacy.again_after_ms", "500".into());
                     set("bootstrap.admin_username", target.admin.username.clone());
                     set("bootstrap.admin_email", "admin@kronos.localhost".into());
                     set("bootstrap.admin_password", target.admin.password.clone());
@@ -171,6 +175,14 @@ impl Platform {
         }
         let target = platform.target.clone();
         wait_up_to(STARTUP, "the administrator to be made", async || Api::administrator(&target).await.is_ok()).await;
+        let admin = Api::administrator(&target).await.unwrap();
+        for service in SERVICES {
+            wait_up_to(STARTUP, &format!("{service} to declare its permissions"), async || {
+                let page = admin.get(&format!("/permissions?service={service}")).await;
+                page.is_ok_and(|page| page.json["items"].as_array().is_some_and(|items| !items.is_empty()))
+            })
+            .await;
+        }
         platform
     }
 
@@ -246,6 +258,19 @@ impl Platform {
         })
         .await;
         token
+    }
+
+    /// Whether auth-service's own verifier finds its audit record whole.
+    pub(crate) async fn audit_verifies(&self, admin: &Api) -> bool {
+        let file = self.directory.join("audit.jsonl");
+        let export = admin.request(reqwest::Method::GET, "/auth/audit/export").send().await.unwrap();
+        fs::write(&file, export.text().await.unwrap()).unwrap();
+        let keys = self.directory.join("keys.json");
+        let jwks = reqwest::get(format!("{}/.well-known/jwks.json", self.target.gateway)).await.unwrap();
+        fs::write(&keys, jwks.text().await.unwrap()).unwrap();
+        let binaries = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+        let mut verifier = Command::new(binaries.join("auth-service"));
+        verifier.arg("audit-verify").arg(&file).arg("--keys").arg(&keys).status().unwrap().success()
     }
 
     fn launch(&mut self, name: &'static str) {

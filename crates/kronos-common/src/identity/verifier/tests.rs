@@ -27,6 +27,7 @@ impl Forge {
             audience: "kronos".into(),
             jwks_url: String::new(),
             auth_url: String::new(),
+            user_url: String::new(),
             client_id: String::new(),
             client_secret: String::new().into(),
         };
@@ -291,6 +292,7 @@ async fn without_any_key_set_a_token_is_neither_good_nor_bad() {
         audience: "kronos".into(),
         jwks_url: "http://127.0.0.1:1/jwks.json".into(),
         auth_url: String::new(),
+        user_url: String::new(),
         client_id: String::new(),
         client_secret: String::new().into(),
     };

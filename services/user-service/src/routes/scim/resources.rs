@@ -160,6 +160,7 @@ pub(super) async fn make(
             disabled: wanted.disabled,
             profile: wanted.profile,
             external_id: wanted.external_id,
+            attributes: None,
         };
         let user = changes::users::create(app, actor, id, &new, wanted.password.as_ref()).await?;
         return of_person(app, user, shown, StatusCode::CREATED).await;

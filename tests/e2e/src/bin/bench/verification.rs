@@ -29,6 +29,7 @@ pub(crate) async fn verification(tokens: &[String], keys: &JwkSet) -> anyhow::Re
         audience: claims.aud.first().context("a token without audience")?.clone(),
         jwks_url: String::new(),
         auth_url: String::new(),
+        user_url: String::new(),
         client_id: String::new(),
         client_secret: String::new().into(),
     };
