@@ -1,4 +1,5 @@
-//! The gateway's administration, as far as `scale` needs it: log in, and say where a service's instances are.
+//! The gateway's administration, as far as `up` and `scale` need it: log in, say where a service's instances are, and see
+//! whether it has declared its permissions.
 
 use std::time::Duration;
 
@@ -41,6 +42,12 @@ impl Gateway {
             request = request.header("if-match", etag);
         }
         read(request.send_json(upstream), &format!("PUT {path}")).map(|_| ())
+    }
+
+    /// Whether roles can grant what the service asks for.
+    pub(super) fn has_permissions_of(&self, service: &str) -> anyhow::Result<bool> {
+        let (_, page) = self.get(&format!("/permissions?service={service}&limit=1"))?;
+        Ok(page["items"].as_array().is_some_and(|items| !items.is_empty()))
     }
 
     fn upstream_id(&self, name: &str) -> anyhow::Result<String> {

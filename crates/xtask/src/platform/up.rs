@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use super::{
     DEV,
     gateway::Gateway,
-    services::{self, ADMIN, DATABASE, GATEWAY, Placed, SERVICES, Service},
+    services::{self, ADMIN, DATABASE, GATEWAY, Placed, SERVICE_NAMES, SERVICES, Service},
     status,
 };
 use crate::{
@@ -146,7 +146,8 @@ fn start_all(instance: &Instance, stop: &AtomicBool, progress: &Progress) -> any
     progress.step("administrator", |said| {
         let gateway = by_name_url(GATEWAY)?;
         let password = services::admin_password(&secrets)?;
-        wait_for_login(&gateway, &password, stop)?;
+        let administrator = wait_for_login(&gateway, &password, stop)?;
+        wait_for_permissions(&administrator, stop)?;
         said.say("can log in");
         Ok(())
     })?;
@@ -159,7 +160,7 @@ fn by_name_url(name: &str) -> anyhow::Result<String> {
 }
 
 /// The first start makes the administrator in the background: up means that it is done.
-fn wait_for_login(gateway: &str, password: &str, stop: &AtomicBool) -> anyhow::Result<()> {
+fn wait_for_login(gateway: &str, password: &str, stop: &AtomicBool) -> anyhow::Result<Gateway> {
     let mut outcome = Gateway::login(gateway, ADMIN, password);
     for _ in 0..150 {
         if outcome.is_ok() {
@@ -169,7 +170,24 @@ fn wait_for_login(gateway: &str, password: &str, stop: &AtomicBool) -> anyhow::R
         pause(Duration::from_millis(200));
         outcome = Gateway::login(gateway, ADMIN, password);
     }
-    outcome.map(|_| ()).context("the first administrator cannot log in through the gateway after 30 s")
+    outcome.context("the first administrator cannot log in through the gateway after 30 s")
+}
+
+/// Services declare theirs in the background: up means that roles can grant them.
+fn wait_for_permissions(administrator: &Gateway, stop: &AtomicBool) -> anyhow::Result<()> {
+    for service in SERVICE_NAMES {
+        let mut tries = 0;
+        while !administrator.has_permissions_of(service)? {
+            tries += 1;
+            ensure!(
+                tries < 150,
+                "{service} has not declared its permissions after 30 s: see `cargo xtask logs {service}`"
+            );
+            interrupted(stop)?;
+            pause(Duration::from_millis(200));
+        }
+    }
+    Ok(())
 }
 
 /// Those that run already, or all of them anew, on the data that is there.
