@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, StatusCode, request::Parts};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use kronos_common::{identity::Claims, problem::Problem, trace::TraceContext};
 
 use crate::{
@@ -17,9 +17,11 @@ use crate::{
     body::{RequestBody, Source, Trouble},
     breaker::Pass,
     clock,
+    concurrency::Seat,
     exchange::Exchange,
-    headers::{Origin, Outgoing},
+    headers::Outgoing,
     instance::{InFlight, Instance},
+    origin::Origin,
     proxy::{Core, too_large},
     table::{Route, Upstream},
     upstream::{Failure, Reply},
@@ -78,6 +80,11 @@ impl Prepared {
         }
     }
 
+    fn is_grpc(&self) -> bool {
+        let kind = self.parts.headers.get(header::CONTENT_TYPE);
+        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    }
+
     fn is_whole(&self) -> bool {
         self.source.as_ref().is_none_or(|source| source.is_whole())
     }
@@ -119,20 +126,7 @@ pub async fn attempts(
         };
         let failure = match attempted {
             Ok(reply) => {
-                let answered = core.now_us();
-                let took = answered.saturating_sub(now);
-                // What a load balancer or a draining instance says; a plain 500 is the application's own business.
-                if matches!(reply.status.as_u16(), 502..=504) {
-                    note_failure(core, upstream, &instance, pass.as_ref(), "status");
-                } else {
-                    instance.succeeded(answered, took);
-                    if let Some(pass) = &pass {
-                        pass.note(answered, false);
-                    }
-                    if let Some(seat) = &exchange.seat {
-                        seat.answered(took);
-                    }
-                }
+                note_answer(core, upstream, &instance, (pass.as_ref(), exchange.seat.as_ref()), reply.status, now);
                 exchange.in_flight = Some(in_flight);
                 if core.gateway.audits {
                     exchange.instance = Some(instance);
@@ -216,7 +210,32 @@ fn another(
     pick(upstream, prepared, tried, now).or_else(|| last.cloned())
 }
 
-fn note_failure(core: &Core, upstream: &Upstream, instance: &Instance, pass: Option<&Pass>, kind: &str) {
+/// What an answer to an attempt that began at `begun_us` says of its instance and upstream.
+pub fn note_answer(
+    core: &Core,
+    upstream: &Upstream,
+    instance: &Instance,
+    (pass, seat): (Option<&Pass>, Option<&Seat>),
+    status: StatusCode,
+    begun_us: u64,
+) {
+    // What a load balancer or a draining instance says; a plain 500 is the application's own business.
+    if matches!(status.as_u16(), 502..=504) {
+        return note_failure(core, upstream, instance, pass, "status");
+    }
+    let answered = core.now_us();
+    let took = answered.saturating_sub(begun_us);
+    instance.succeeded(answered, took);
+    if let Some(pass) = pass {
+        pass.note(answered, false);
+    }
+    if let Some(seat) = seat {
+        seat.answered(took);
+    }
+}
+
+/// What an attempt without a good answer says of them; `kind` is a metric's label, one of [`crate::telemetry::FAILURE_KINDS`].
+pub fn note_failure(core: &Core, upstream: &Upstream, instance: &Instance, pass: Option<&Pass>, kind: &str) {
     let (metrics, name, now) = (&core.gateway.metrics, &*upstream.name, core.now_us());
     metrics.upstream_failures.with_label_values(&[name, kind]).inc();
     if instance.failed(now, &upstream.balancer.rules) {
@@ -344,7 +363,8 @@ async fn attempt(
                 }
             };
             let blocked = if source.finished().is_none() { millis(source.blocked_for()) } else { 0 };
-            if blocked >= body_idle {
+            let drips = source.finished().is_none() && source.drips(core.deadlines.body_rate, body_idle);
+            if blocked >= body_idle || (drips && !prepared.is_grpc()) {
                 return Poll::Ready(Err(Ended::ClientPaused));
             }
             let deadline = since + timeout;

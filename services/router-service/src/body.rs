@@ -54,6 +54,8 @@ pub struct Source {
     too_large: AtomicBool,
     broken: AtomicBool,
     received: AtomicU64,
+    /// How long its reader has waited for the client, in milliseconds, but for now.
+    waited: AtomicU64,
     /// A moment of [`clock`]; zero: not yet.
     finished: AtomicU64,
     connection: Arc<Connection>,
@@ -85,6 +87,7 @@ impl Source {
             too_large: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             received: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             finished: AtomicU64::new(if is_empty { clock::exact_ms() } else { 0 }),
             connection,
             copy: None,
@@ -125,6 +128,13 @@ impl Source {
     /// For how long the client has kept its reader waiting.
     pub fn blocked_for(&self) -> std::time::Duration {
         self.connection.body_blocked_for()
+    }
+
+    /// Whether it has come more slowly than `rate` bytes per second of waiting for it, once that is more than `grace_ms`.
+    pub fn drips(&self, rate: u64, grace_ms: u64) -> bool {
+        let blocked = u64::try_from(self.blocked_for().as_millis()).unwrap_or(u64::MAX);
+        let waited = self.waited.load(Relaxed).saturating_add(blocked);
+        waited >= grace_ms && self.received().saturating_mul(1000) < waited.saturating_mul(rate)
     }
 
     /// Since when it has been read to its end, in milliseconds of [`clock`].
@@ -168,13 +178,16 @@ impl Source {
             Some(frame) => Some(Ok(frame)),
             None => match Pin::new(&mut reading.incoming).poll_frame(cx) {
                 Poll::Pending => {
-                    self.connection.body_blocked(true);
+                    self.connection.body_blocked();
                     return Poll::Pending;
                 }
                 Poll::Ready(frame) => frame,
             },
         };
-        self.connection.body_blocked(false);
+        let waited = self.connection.body_came();
+        if waited > 0 {
+            self.waited.fetch_add(waited, Relaxed);
+        }
         Poll::Ready(match frame {
             None => {
                 self.finish();

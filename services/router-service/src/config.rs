@@ -4,6 +4,8 @@ use ipnet::IpNet;
 use kronos_common::config::{self, ServiceConfig};
 use serde::Deserialize;
 
+use crate::origin::TrustedHeader;
+
 /// The whole configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,12 +59,14 @@ pub struct Gateway {
     pub header_timeout_ms: u64,
     pub keep_alive_timeout_ms: u64,
     pub body_idle_timeout_ms: u64,
+    pub min_body_bytes_per_second: u64,
     pub write_timeout_ms: u64,
     pub max_header_bytes: usize,
     pub max_headers: usize,
     pub max_connections_per_address: usize,
     pub max_resets: u32,
     pub trusted_proxies: Vec<IpNet>,
+    pub trusted_header: TrustedHeader,
     pub proxy_protocol_from: Vec<IpNet>,
     pub allow_networks: Vec<IpNet>,
     pub deny_networks: Vec<IpNet>,
@@ -90,9 +94,18 @@ pub struct Balance {
 pub struct Tls {
     pub certificate: String,
     pub key: String,
+    pub by_name: Vec<Pair>,
     pub client_ca: String,
     pub required: bool,
     pub handshake_timeout_ms: u64,
+}
+
+/// A certificate with its chain, and its key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
 }
 
 /// `[signatures]`: what is asked of signed requests.

@@ -36,6 +36,8 @@ pub struct Deadlines {
     pub header: u64,
     pub keep_alive: u64,
     pub body_idle: u64,
+    /// Bytes of a body per second of waiting for them.
+    pub body_rate: u64,
     pub write: u64,
     /// Requests that an HTTP/2 client may give up in ten seconds.
     pub resets: u32,
@@ -48,6 +50,7 @@ impl From<&Gateway> for Deadlines {
             header: config.header_timeout_ms,
             keep_alive: config.keep_alive_timeout_ms,
             body_idle: config.body_idle_timeout_ms,
+            body_rate: config.min_body_bytes_per_second,
             write: config.write_timeout_ms,
             resets: config.max_resets,
         }
@@ -178,12 +181,22 @@ impl Connection {
         self.sniffer.lock().unwrap_or_else(PoisonError::into_inner).stop();
     }
 
-    /// The reader of a body waits for the client, or does not any more.
-    pub fn body_blocked(&self, blocked: bool) {
-        let known = self.body_blocked_since.load(Relaxed) != 0;
-        if known != blocked {
+    /// The reader of a body waits for the client.
+    pub fn body_blocked(&self) {
+        if self.body_blocked_since.load(Relaxed) == 0 {
             // Perhaps on another thread than the connection's.
-            self.body_blocked_since.store(if blocked { clock::exact_ms() } else { 0 }, Relaxed);
+            self.body_blocked_since.store(clock::exact_ms(), Relaxed);
+        }
+    }
+
+    /// It does not any more; comes back with how long it did, in milliseconds.
+    pub fn body_came(&self) -> u64 {
+        match self.body_blocked_since.load(Relaxed) {
+            0 => 0,
+            since => {
+                self.body_blocked_since.store(0, Relaxed);
+                clock::exact_ms().saturating_sub(since)
+            }
         }
     }
 

@@ -8,7 +8,6 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::{body::Body as _, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use kronos_common::problem::Problem;
-use tokio::net::TcpStream;
 
 use crate::{
     attempts::{Prepared, attempts},
@@ -21,7 +20,7 @@ use crate::{
     proxy::{Arrived, Core, finish, refuse_with},
     table::Route,
     tunnel,
-    upstream::{Content, Reply},
+    upstream::{Content, Duplex, Reply},
 };
 
 pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Response<ResponseBody> {
@@ -48,7 +47,11 @@ pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Respon
     });
     let subject = exchange.subject.as_ref().map(|claims| claims.sub.as_str());
     let canary = route.canary.as_deref().filter(|canary| canary.takes(&parts.headers, subject, origin.address));
-    let upstream = canary.map_or(&route.upstream, |canary| &canary.upstream);
+    let Some(upstream) = canary.map(|canary| &canary.upstream).or(route.upstream.as_ref()) else {
+        // It redirects, and was answered before.
+        let unread = source.is_some_and(|source| source.finished().is_none());
+        return refuse_with(exchange, limits.as_ref(), Problem::not_found("upstream"), unread);
+    };
     if canary.is_some() {
         exchange.canary = Some(Arc::clone(&upstream.name));
     }
@@ -109,7 +112,7 @@ fn change_over(
     client_side: OnUpgrade,
     mut headers: HeaderMap,
     protocol: Option<HeaderValue>,
-    (instance, first): (TcpStream, BytesMut),
+    (instance, first): (Box<dyn Duplex>, BytesMut),
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     finish(&mut headers, &mut exchange, StatusCode::SWITCHING_PROTOCOLS, None);

@@ -2,20 +2,18 @@
 
 use std::{
     borrow::Cow,
-    net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
-use ipnet::IpNet;
 use kronos_common::{identity::Claims, problem::Problem, trace::TraceContext};
 use uuid::Builder;
 
-use crate::{connection::Connection, request_log::write_hex};
+use crate::{origin::Origin, request_log::write_hex};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Longest path with its query, in bytes.
@@ -136,51 +134,6 @@ fn unescape(path: &str) -> Option<String> {
     Some(plain)
 }
 
-/// Who the client is: the peer, or what a trusted proxy says.
-#[derive(Debug, Clone)]
-pub struct Origin {
-    pub address: IpAddr,
-    /// What goes into `X-Forwarded-For`.
-    pub chain: HeaderValue,
-    pub is_https: bool,
-}
-
-/// Believes `X-Forwarded-*` from trusted networks only, and reads it from the right.
-pub fn origin(connection: &Connection, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
-    origin_of(connection.peer, &connection.peer_text, connection.is_tls, headers, trusted)
-}
-
-/// As [`origin`], for a peer with this address, which is written so.
-pub fn origin_of(peer: IpAddr, text: &HeaderValue, is_tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> Origin {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    if trusted.is_empty() || !is_trusted(&peer) {
-        return Origin { address: peer, chain: text.clone(), is_https: is_tls };
-    }
-    let mut before = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        before.extend(value.to_str().unwrap_or_default().split(',').map(|part| part.trim().parse::<IpAddr>()));
-    }
-    let mut address = peer;
-    let mut chain = Vec::new();
-    for hop in before.into_iter().rev() {
-        // What is left of something unreadable was not written by a trusted proxy.
-        let Ok(hop) = hop else { break };
-        address = hop.to_canonical();
-        chain.push(address.to_string());
-        if !is_trusted(&address) {
-            break;
-        }
-    }
-    chain.reverse();
-    chain.push(peer.to_string());
-    let proto = headers.get_all(X_FORWARDED_PROTO).iter().next_back();
-    Origin {
-        address,
-        chain: HeaderValue::try_from(chain.join(", ")).unwrap_or_else(|_| text.clone()),
-        is_https: proto.map_or(is_tls, |proto| proto.as_bytes().eq_ignore_ascii_case(b"https")),
-    }
-}
-
 /// The client's own request id if it is a decent one, else a new one.
 pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let decent = |value: &&HeaderValue| {
@@ -240,7 +193,7 @@ impl Outgoing<'_> {
         }
     }
 
-    /// The same for a client that frames by itself. An upgrade is not asked for.
+    /// The same for a client that frames by itself, without asking for an upgrade.
     ///
     /// # Errors
     /// A target or header that is none: it never is, for it was read from one.

@@ -5,16 +5,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kronos_common::{problem::FieldError, service::Context};
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use utoipa::ToSchema;
 
-use crate::{
-    instance::Instance,
-    live::Live,
-    table::{Table, Upstream},
-    telemetry::Metrics,
-};
+use crate::{instance::Instance, live::Live, table::Table, telemetry::Metrics, trust, upstream_spec::Protocol};
 
 /// How instances are asked whether they are well. Any answer from 200 to 299 is a good one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -78,19 +74,26 @@ impl HealthCheckSpec {
     }
 }
 
-type Checks = HashMap<(u64, HealthCheckSpec), JoinHandle<()>>;
+type Checks = HashMap<(u64, Protocol, HealthCheckSpec), Check>;
+
+/// A task that asks one instance.
+struct Check {
+    upstream: Arc<str>,
+    task: JoinHandle<()>,
+}
+
+/// Instances are asked in the protocol and with the trust that requests have.
+struct Clients {
+    http1: reqwest::Client,
+    http2: reqwest::Client,
+}
 
 /// Keeps one task for every instance that is to be asked, as the routes say.
 ///
 /// # Errors
 /// The HTTP client can't be made.
-pub fn start(live: Arc<Live>, metrics: Metrics, context: &Context) -> anyhow::Result<()> {
-    // Each question on a connection of its own: that one can be made is a part of the answer.
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(0)
-        .no_proxy()
-        .build()?;
+pub fn start(live: Arc<Live>, tls: &ClientConfig, metrics: Metrics, context: &Context) -> anyhow::Result<()> {
+    let clients = Clients { http1: trust::http(tls, false)?, http2: trust::http(tls, true)? };
     let shutdown = context.shutdown.clone();
     context.spawn("health-checks", async move {
         let mut checks = Checks::new();
@@ -98,52 +101,60 @@ pub fn start(live: Arc<Live>, metrics: Metrics, context: &Context) -> anyhow::Re
         let follow = async {
             loop {
                 changes.mark_unchanged();
-                reconcile(&live.table(), &mut checks, &client, &metrics);
+                reconcile(&live.table(), &mut checks, &clients, &metrics);
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
         };
         tokio::select! { () = shutdown.cancelled() => {}, () = follow => {} }
-        checks.into_values().for_each(|check| check.abort());
+        checks.into_values().for_each(|check| check.task.abort());
     });
     Ok(())
 }
 
-fn reconcile(table: &Table, checks: &mut Checks, client: &reqwest::Client, metrics: &Metrics) {
+fn reconcile(table: &Table, checks: &mut Checks, clients: &Clients, metrics: &Metrics) {
     let mut wanted = HashMap::new();
     for upstream in table.upstreams() {
         let Some(spec) = &upstream.health_check else { continue };
         for member in &upstream.balancer.members {
-            wanted.entry((member.instance.id, spec.clone())).or_insert((upstream, &member.instance));
+            wanted.entry((member.instance.id, upstream.protocol, spec.clone())).or_insert((upstream, &member.instance));
         }
     }
     checks.retain(|key, check| {
-        let stays = wanted.contains_key(key);
+        let is_gone = table.upstream(&check.upstream).is_none();
+        let stays = wanted.contains_key(key) && !is_gone;
         if !stays {
-            check.abort();
+            check.task.abort();
+        }
+        if is_gone {
+            // It may have counted once more since the table forgot it; an error says only that it had not.
+            let _ = metrics.health_failures.remove_label_values(&[&*check.upstream]);
         }
         stays
     });
     for (key, (upstream, instance)) in wanted {
-        let spec = key.1.clone();
+        let spec = key.2.clone();
+        let client = match upstream.protocol {
+            Protocol::Http1 => &clients.http1,
+            Protocol::H2c | Protocol::H2 => &clients.http2,
+        };
         checks.entry(key).or_insert_with(|| {
-            tokio::spawn(watch(Arc::clone(upstream), Arc::clone(instance), spec, client.clone(), metrics.clone()))
+            let name = Arc::clone(&upstream.name);
+            let watched = watch(Arc::clone(&name), Arc::clone(instance), spec, client.clone(), metrics.clone());
+            Check { upstream: name, task: tokio::spawn(watched) }
         });
     }
 }
 
 /// Asks one instance for ever. What it found out ends with it.
 async fn watch(
-    upstream: Arc<Upstream>,
+    name: Arc<str>,
     instance: Arc<Instance>,
     spec: HealthCheckSpec,
     client: reqwest::Client,
     metrics: Metrics,
 ) {
-    let name = Arc::clone(&upstream.name);
-    // The upstream's other policies are not this task's to keep alive.
-    drop(upstream);
     let url = format!("{}{}", instance.url(), spec.path);
     let (mut complaint, mut good, mut bad) = (None, 0, 0);
     tokio::time::sleep(Duration::from_millis(rand::random_range(0..=spec.interval_ms / 10))).await;

@@ -61,6 +61,8 @@ async fn listen(store: &Store, wake: &tokio::sync::Notify) {
         let heard = async {
             let mut listener = PgListener::connect_with(store.pool()).await?;
             listener.listen(CHANNEL).await?;
+            // What changed before it listened was told to nobody here.
+            wake.notify_one();
             loop {
                 // Also after a reconnection, which may have lost some.
                 listener.try_recv().await?;

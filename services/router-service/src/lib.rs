@@ -37,6 +37,7 @@ pub mod mirror;
 pub mod node_keys;
 pub mod openapi;
 pub mod opening;
+pub mod origin;
 pub mod outlier;
 pub mod proxy;
 pub mod proxy_protocol;
@@ -45,6 +46,7 @@ pub mod request_log;
 pub mod rewrite;
 pub mod route;
 pub mod routes;
+pub mod saturation;
 pub mod seed;
 pub mod server;
 pub mod signature;
@@ -92,6 +94,7 @@ use crate::{
     quota::Quotas,
     request_log::RequestLog,
     routes::docs::Documents,
+    saturation::Saturation,
     store::Store,
     table::{CompiledLimit, Defaults},
     telemetry::Metrics,
@@ -165,6 +168,7 @@ struct Parts {
     node_keys: Arc<NodeKeys>,
     quotas: Arc<Quotas>,
     tls: Option<Arc<Tls>>,
+    trust: Arc<rustls::ClientConfig>,
     epoch: Instant,
 }
 
@@ -195,9 +199,11 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
         context,
     );
 
-    health::start(Arc::clone(&live), metrics.clone(), context)?;
+    let trust = trust::client(&config.balance.ca_file)?;
+    health::start(Arc::clone(&live), &trust, metrics.clone(), context)?;
 
     let epoch = Instant::now();
+    context.register(Saturation::new(Arc::clone(&live), epoch));
     let cache = &config.cache;
     let cache_timeout = Duration::from_millis(cache.redis_timeout_ms);
     let kept = Kept::start(redis.clone(), cache.near_bytes, cache_timeout, context);
@@ -221,7 +227,7 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
     let router = routes::router().layer(idempotency).with_state(app);
     let node_keys = Arc::new(node_keys);
-    Ok((Parts { config, live, verifier, limiter, kept, metrics, node_keys, quotas, tls, epoch }, router))
+    Ok((Parts { config, live, verifier, limiter, kept, metrics, node_keys, quotas, tls, trust, epoch }, router))
 }
 
 impl Parts {
@@ -232,7 +238,8 @@ impl Parts {
         let audits = self.config.audit.requests;
         let audit = audits.then(|| Audit::new(&self.config.kafka, self.metrics.audit_dropped.clone())).transpose()?;
         let networks = networks::Compiled::new(&self.config.gateway.allow_networks, &self.config.gateway.deny_networks);
-        let documents = Documents::new(Arc::clone(&self.live), own.clone(), services, keep)?;
+        let client = trust::http(&self.trust, false)?;
+        let documents = Documents::new(Arc::clone(&self.live), own.clone(), client, services, keep);
         Ok(Gateway {
             config: Arc::clone(&self.config),
             live: Arc::clone(&self.live),
@@ -248,7 +255,7 @@ impl Parts {
             log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some(), audit),
             audits,
             quotas: Arc::clone(&self.quotas),
-            trust: trust::client(&self.config.balance.ca_file)?,
+            trust: Arc::clone(&self.trust),
             traces: telemetry.traces_endpoint.is_some(),
             own,
             documents: Arc::new(documents),

@@ -2,6 +2,7 @@
 //! PostgreSQL. Who brings new versions is `jobs` and the handlers.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -101,13 +102,10 @@ impl Live {
                 anyhow::anyhow!("routes at version {} are not usable: {}", snapshot.version, all.join("; "))
             })?;
         table.version = version.unwrap_or(table.version);
-        let gone: Vec<&str> = {
-            let kept: std::collections::HashSet<&str> = table.route_names().collect();
-            before.route_names().filter(|name| !kept.contains(name)).collect()
-        };
-        for name in gone {
-            self.metrics.forget_route(name);
-        }
+        let routes: HashSet<&str> = table.route_names().collect();
+        before.route_names().filter(|name| !routes.contains(name)).for_each(|name| self.metrics.forget_route(name));
+        let upstreams = before.upstreams().filter(|upstream| table.upstream(&upstream.name).is_none());
+        upstreams.for_each(|upstream| self.metrics.forget_upstream(&upstream.name));
         self.metrics.table_version.set(table.version);
         let version = table.version;
         self.table.store(Arc::new(table));

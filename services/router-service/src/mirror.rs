@@ -1,6 +1,6 @@
 //! A copy of a route's requests for another upstream, whose answers nobody sees: the policy `mirror`. The copy is sent after
-//! the answer has begun, so that it never holds up the request; what would take too much memory, or comes while too many
-//! copies are under way, is not copied, and counted.
+//! the answer has begun, so that it never holds up the request; what would take too much memory, comes while too many copies
+//! are under way, or is for an upstream whose breaker is open or whose bound is reached, is not copied, and counted.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::{
     attempts::Prepared,
-    background::Spare,
+    background::{Leave, Spare},
     exchange::Exchange,
     proxy::Core,
     route::Name,
@@ -82,10 +82,11 @@ impl Mirror {
             return count("dropped");
         }
         let Some(spare) = Spare::of(prepared, exchange) else { return count("dropped") };
+        let Some(leave) = Leave::of(&self.upstream, core.now_us()) else { return count("dropped") };
         let (upstream, sender) = (Arc::clone(&self.upstream), Rc::clone(core));
         core.mirrors.spawn_local(async move {
             let sent = tokio::time::timeout(PATIENCE, async {
-                let reply = spare.send(&sender, &upstream, PATIENCE).await?;
+                let reply = spare.send(&sender, &upstream, &leave, PATIENCE).await?;
                 discard(reply).await
             });
             let outcome = if matches!(sent.await, Ok(Ok(()))) { "sent" } else { "failed" };

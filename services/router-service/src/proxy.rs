@@ -29,13 +29,13 @@ use crate::{
     connection::{Connection, Deadlines},
     edge::{networks, security_headers::SecurityHeaders},
     exchange::{Exchange, Served},
-    forward,
-    headers::{self, Origin},
+    forward, headers,
     inspect::Ahead,
     limit::{Decision, Limiter, Rule},
     live::Live,
     node_keys::NodeKeys,
     opening::Places,
+    origin::{self, Origin},
     quota::Quotas,
     request_log::{BATCH, Line, RequestLog},
     routes::docs::Documents,
@@ -186,8 +186,8 @@ pub async fn handle(core: Rc<Core>, connection: Arc<Connection>, request: Reques
     } else {
         (Span::none(), parent.map_or_else(|| TraceContext::random(false), TraceContext::child))
     };
-    let trusted = &gateway.config.gateway.trusted_proxies;
-    let origin = headers::origin(&connection, &parts.headers, trusted);
+    let edge = &gateway.config.gateway;
+    let origin = origin::origin(&connection, &parts.headers, &edge.trusted_proxies, edge.trusted_header);
     let mut exchange = Box::new(Exchange::begin(
         Rc::clone(&core),
         begun,

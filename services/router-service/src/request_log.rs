@@ -104,7 +104,7 @@ impl Line {
     /// The upstream that its route leads to.
     pub fn upstream(&self) -> Option<&str> {
         match &self.served {
-            Served::Route(route) => Some(self.canary.as_ref().unwrap_or(&route.upstream.name)),
+            Served::Route(route) => self.canary.as_deref().or(route.upstream.as_ref().map(|upstream| &*upstream.name)),
             Served::Unmatched | Served::Own => None,
         }
     }

@@ -184,8 +184,9 @@ pub struct RouteSpec {
     pub name: Name,
     #[serde(rename = "match")]
     pub matches: Match,
-    /// The upstream's name.
-    pub upstream: Name,
+    /// The upstream's name. A route with `redirect` needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Name>,
     /// Another path for the instance than the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
@@ -256,7 +257,7 @@ impl RouteSpec {
         Self {
             name,
             matches,
-            upstream,
+            upstream: Some(upstream),
             rewrite: None,
             authentication: only_jwt(),
             limits: Vec::new(),
@@ -306,6 +307,9 @@ impl RouteSpec {
             if http::HeaderName::try_from(name).is_err() || http::HeaderValue::try_from(value).is_err() {
                 wrong("/match/headers", "invalid", format!("`{name}` and its value are no header"));
             }
+        }
+        if self.upstream.is_none() && self.redirect.is_none() {
+            wrong("/upstream", "required", "name the upstream, or `redirect` where the client is sent".to_owned());
         }
         if let Some(rewrite) = &self.rewrite {
             self.check_rewrite(rewrite, &mut wrong);
@@ -383,7 +387,7 @@ impl RouteSpec {
     pub fn upstreams(&self) -> impl Iterator<Item = (&'static str, &Name)> {
         let canary = self.canary.as_ref().map(|canary| ("/canary/upstream", &canary.upstream));
         let mirror = self.mirror.as_ref().map(|mirror| ("/mirror/upstream", &mirror.upstream));
-        std::iter::once(("/upstream", &self.upstream)).chain(canary).chain(mirror)
+        self.upstream.iter().map(|upstream| ("/upstream", upstream)).chain(canary).chain(mirror)
     }
 
     fn check_rewrite(&self, rewrite: &Rewrite, wrong: &mut impl FnMut(&str, &'static str, String)) {

@@ -5,6 +5,8 @@ pub mod explain;
 pub mod history;
 pub mod purge;
 pub mod quotas;
+pub mod records;
+pub mod refusals;
 pub mod routing;
 pub mod state;
 pub mod upstreams;

@@ -135,7 +135,8 @@ pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>>
         if !change.is_new_seed("upstream", &spec.name).await? {
             changed |= change.move_seeded_upstream(&spec, url).await?;
         } else if !change.has_upstream(&spec.name).await? {
-            change.insert_upstream(None, &spec, Some(url)).await?;
+            let stored = change.insert(None, &spec).await?;
+            change.mark_seeded(stored.id, url).await?;
             changed = true;
         }
     }
@@ -143,8 +144,8 @@ pub async fn sow(store: &Store, services: &Services) -> Result<Option<Snapshot>>
         let spec = default.spec();
         let new = change.is_new_seed("route", &spec.name).await?;
         // Somebody may have made a route of that name, or taken the upstream away, before this version had the default.
-        if new && !change.has_route(&spec.name).await? && change.has_upstream(&spec.upstream).await? {
-            change.insert_route(None, &spec).await?;
+        if new && !change.has_route(&spec.name).await? && change.has_upstream(&name(default.upstream)).await? {
+            change.insert(None, &spec).await?;
             changed = true;
         }
     }

@@ -1,18 +1,19 @@
 //! Every SQL statement of the gateway. A change of routes or upstreams is one transaction that holds the table's version,
-//! so that it can be checked against all other routes, and is announced on commit.
+//! so that it can be checked against all other routes, and is announced on commit. What is changed is in `records`.
 
 pub mod history;
 pub mod quotas;
+pub mod records;
 
 use chrono::{DateTime, Utc};
-use kronos_common::problem::{OnConstraint as _, Problem, Result};
+use kronos_common::problem::{Problem, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction, types::Json};
 use uuid::Uuid;
 
 use self::history::{Actor, Kind, Step};
 use crate::{
-    route::{Name, RouteSpec},
+    route::Name,
     table::{Identified, Snapshot},
     upstream_spec::UpstreamSpec,
 };
@@ -76,51 +77,6 @@ impl Store {
         Ok(snapshot)
     }
 
-    /// Upstreams with a name after `after`, by name.
-    pub async fn list_upstreams(&self, after: &str, limit: i64) -> Result<Vec<Stored<UpstreamSpec>>> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "select id, spec, revision, created_at, updated_at from upstreams where name > $1 order by name limit $2",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(Row::read).collect()
-    }
-
-    pub async fn upstream(&self, id: Uuid) -> Result<Stored<UpstreamSpec>> {
-        let row: Option<Row> =
-            sqlx::query_as("select id, spec, revision, created_at, updated_at from upstreams where id = $1")
-                .bind(id)
-                .fetch_optional(&self.pool)
-                .await?;
-        row.ok_or_else(|| Problem::not_found("upstream"))?.read()
-    }
-
-    /// Routes with a name after `after`, by name.
-    pub async fn list_routes(&self, after: &str, limit: i64) -> Result<Vec<Stored<RouteSpec>>> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "select r.id, jsonb_set(r.spec, '{upstream}', to_jsonb(u.name)) as spec, r.revision, r.created_at, r.updated_at
-             from routes r join upstreams u on u.id = r.upstream_id where r.name > $1 order by r.name limit $2",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter().map(Row::read).collect()
-    }
-
-    pub async fn route(&self, id: Uuid) -> Result<Stored<RouteSpec>> {
-        let row: Option<Row> = sqlx::query_as(
-            "select r.id, jsonb_set(r.spec, '{upstream}', to_jsonb(u.name)) as spec, r.revision, r.created_at, r.updated_at
-             from routes r join upstreams u on u.id = r.upstream_id where r.id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await?;
-        row.ok_or_else(|| Problem::not_found("route"))?.read()
-    }
-
     /// Begins a change; no other begins before it ends. Dropped, it leaves nothing.
     pub async fn change(&self, actor: Actor) -> Result<Change> {
         let mut transaction = self.pool.begin().await?;
@@ -158,124 +114,6 @@ impl Change {
         Ok(snapshot)
     }
 
-    pub async fn insert_upstream(
-        &mut self,
-        id: Option<Uuid>,
-        spec: &UpstreamSpec,
-        seeded_url: Option<&str>,
-    ) -> Result<Stored<UpstreamSpec>> {
-        // What comes back gets a revision that it has not had.
-        let (id, comes_back) = (id.unwrap_or_else(Uuid::now_v7), id.is_some());
-        let row: Row = sqlx::query_as(
-            "insert into upstreams (id, name, spec, seeded_url, revision)
-             select $1, $2, $3, $4, case when $5 then version else 1 end from route_table
-             returning id, spec, revision, created_at, updated_at",
-        )
-        .bind(id)
-        .bind(spec.name.as_str())
-        .bind(Json(spec))
-        .bind(seeded_url)
-        .bind(comes_back)
-        .fetch_one(&mut *self.transaction)
-        .await
-        .on_constraint("upstreams_name_key", name_taken("upstream", &spec.name))?;
-        self.note(Kind::Upstream, id, serde_json::Value::Null, spec)?;
-        row.read()
-    }
-
-    /// The revision that an update or delete is going to replace; it stays until this change ends.
-    pub async fn upstream_revision(&mut self, id: Uuid) -> Result<i64> {
-        let known = sqlx::query_scalar("select revision from upstreams where id = $1")
-            .bind(id)
-            .fetch_optional(&mut *self.transaction)
-            .await?;
-        known.ok_or_else(|| Problem::not_found("upstream"))
-    }
-
-    /// Writes an upstream that is there. A seeded one becomes the caller's own.
-    pub async fn update_upstream(&mut self, id: Uuid, spec: &UpstreamSpec) -> Result<Stored<UpstreamSpec>> {
-        let before = self.present(Kind::Upstream, id).await?;
-        let row: Row = sqlx::query_as(
-            "update upstreams set name = $2, spec = $3, seeded_url = null, revision = revision + 1, updated_at = now()
-             where id = $1 returning id, spec, revision, created_at, updated_at",
-        )
-        .bind(id)
-        .bind(spec.name.as_str())
-        .bind(Json(spec))
-        .fetch_one(&mut *self.transaction)
-        .await
-        .on_constraint("upstreams_name_key", name_taken("upstream", &spec.name))?;
-        self.note(Kind::Upstream, id, before, spec)?;
-        row.read()
-    }
-
-    pub async fn delete_upstream(&mut self, id: Uuid) -> Result<()> {
-        let before = self.present(Kind::Upstream, id).await?;
-        sqlx::query("delete from upstreams where id = $1")
-            .bind(id)
-            .execute(&mut *self.transaction)
-            .await
-            .on_constraint(
-                "routes_upstream_id_fkey",
-                Problem::conflict("upstream_in_use", "routes lead to this upstream: change or delete them first"),
-            )?;
-        self.note(Kind::Upstream, id, before, &serde_json::Value::Null)
-    }
-
-    pub async fn insert_route(&mut self, id: Option<Uuid>, spec: &RouteSpec) -> Result<Stored<RouteSpec>> {
-        let (id, comes_back) = (id.unwrap_or_else(Uuid::now_v7), id.is_some());
-        let upstream = self.upstream_id(&spec.upstream).await?;
-        let row: Row = sqlx::query_as(
-            "insert into routes (id, name, upstream_id, spec, revision)
-             select $1, $2, $3, $4, case when $5 then version else 1 end from route_table
-             returning id, spec, revision, created_at, updated_at",
-        )
-        .bind(id)
-        .bind(spec.name.as_str())
-        .bind(upstream)
-        .bind(Json(spec))
-        .bind(comes_back)
-        .fetch_one(&mut *self.transaction)
-        .await
-        .on_constraint("routes_name_key", name_taken("route", &spec.name))?;
-        self.note(Kind::Route, id, serde_json::Value::Null, spec)?;
-        row.read()
-    }
-
-    /// The revision that an update or delete is going to replace; it stays until this change ends.
-    pub async fn route_revision(&mut self, id: Uuid) -> Result<i64> {
-        let known = sqlx::query_scalar("select revision from routes where id = $1")
-            .bind(id)
-            .fetch_optional(&mut *self.transaction)
-            .await?;
-        known.ok_or_else(|| Problem::not_found("route"))
-    }
-
-    /// Writes a route that is there.
-    pub async fn update_route(&mut self, id: Uuid, spec: &RouteSpec) -> Result<Stored<RouteSpec>> {
-        let before = self.present(Kind::Route, id).await?;
-        let upstream = self.upstream_id(&spec.upstream).await?;
-        let row: Row = sqlx::query_as(
-            "update routes set name = $2, upstream_id = $3, spec = $4, revision = revision + 1, updated_at = now()
-             where id = $1 returning id, spec, revision, created_at, updated_at",
-        )
-        .bind(id)
-        .bind(spec.name.as_str())
-        .bind(upstream)
-        .bind(Json(spec))
-        .fetch_one(&mut *self.transaction)
-        .await
-        .on_constraint("routes_name_key", name_taken("route", &spec.name))?;
-        self.note(Kind::Route, id, before, spec)?;
-        row.read()
-    }
-
-    pub async fn delete_route(&mut self, id: Uuid) -> Result<()> {
-        let before = self.present(Kind::Route, id).await?;
-        sqlx::query("delete from routes where id = $1").bind(id).execute(&mut *self.transaction).await?;
-        self.note(Kind::Route, id, before, &serde_json::Value::Null)
-    }
-
     /// Whether this default is to be created now; it is remembered, so that it is asked once in the platform's life.
     pub async fn is_new_seed(&mut self, kind: &str, name: &Name) -> Result<bool> {
         let inserted = sqlx::query("insert into seeds (kind, name) values ($1, $2) on conflict do nothing")
@@ -284,6 +122,16 @@ impl Change {
             .execute(&mut *self.transaction)
             .await?;
         Ok(inserted.rows_affected() == 1)
+    }
+
+    /// Writes down that an upstream follows the configuration, until somebody edits it.
+    pub async fn mark_seeded(&mut self, id: Uuid, url: &str) -> Result<()> {
+        sqlx::query("update upstreams set seeded_url = $2 where id = $1")
+            .bind(id)
+            .bind(url)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
     }
 
     /// Whether the name is in use already.
@@ -325,16 +173,6 @@ impl Change {
         self.note(Kind::Upstream, id, before.0, spec)?;
         Ok(true)
     }
-
-    async fn upstream_id(&mut self, name: &Name) -> Result<Uuid> {
-        let id: Option<Uuid> = sqlx::query_scalar("select id from upstreams where name = $1")
-            .bind(name.as_str())
-            .fetch_optional(&mut *self.transaction)
-            .await?;
-        id.ok_or_else(|| {
-            Problem::field("/upstream", "unknown_upstream", format!("there is no upstream {}", name.as_str()))
-        })
-    }
 }
 
 async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot> {
@@ -342,8 +180,8 @@ async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot> {
     let upstreams: Vec<(Uuid, Json<serde_json::Value>)> =
         sqlx::query_as("select id, spec from upstreams order by name").fetch_all(&mut *connection).await?;
     let routes: Vec<(Uuid, Json<serde_json::Value>)> = sqlx::query_as(
-        "select r.id, jsonb_set(r.spec, '{upstream}', to_jsonb(u.name))
-         from routes r join upstreams u on u.id = r.upstream_id order by r.name",
+        "select r.id, coalesce(jsonb_set(r.spec, '{upstream}', to_jsonb(u.name)), r.spec)
+         from routes r left join upstreams u on u.id = r.upstream_id order by r.name",
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -366,8 +204,4 @@ fn identified<T: DeserializeOwned + Serialize>(
             Ok(Identified { id, spec })
         })
         .collect()
-}
-
-fn name_taken(what: &str, name: &Name) -> Problem {
-    Problem::conflict("name_taken", format!("there is another {what} named {}", name.as_str()))
 }

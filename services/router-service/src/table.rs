@@ -173,7 +173,8 @@ pub struct CompiledLimit {
 #[derive(Debug)]
 pub struct Route {
     pub name: Arc<str>,
-    pub upstream: Arc<Upstream>,
+    /// `None`: it redirects.
+    pub upstream: Option<Arc<Upstream>>,
     /// As it is written.
     pub spec: RouteSpec,
     /// A good token lets in.
@@ -265,7 +266,6 @@ impl Table {
         let known: HashMap<&str, &Arc<Route>> = before.routes.iter().map(|route| (&*route.name, route)).collect();
         let mut routes = Vec::with_capacity(snapshot.routes.len());
         for Identified { id, spec } in &snapshot.routes {
-            let Some(upstream) = upstreams.get(spec.upstream.as_str()) else { continue };
             let name = spec.name.as_str();
             let seconds = known.get(name).map(|route| Arc::clone(&route.seconds));
             let (early_limits, late_limits) = spec
@@ -275,7 +275,7 @@ impl Table {
                 .partition(|limit| !limit.by_subject && !limit.by_client);
             routes.push(Arc::new(Route {
                 name: name.into(),
-                upstream: Arc::clone(upstream),
+                upstream: spec.upstream.as_ref().and_then(|name| upstreams.get(name.as_str()).cloned()),
                 spec: spec.clone(),
                 takes_token: spec.authentication.contains(&Authentication::Jwt),
                 takes_anonymous: spec.authentication.contains(&Authentication::None),

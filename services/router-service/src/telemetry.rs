@@ -41,6 +41,18 @@ pub const REQUEST_LINES_DROPPED: &str = "kronos_gateway_request_lines_dropped_to
 /// Records of the audit trail that were dropped, because Kafka did not take them.
 pub const AUDIT_DROPPED: &str = "kronos_gateway_audit_dropped_total";
 
+/// `kind` of [`UPSTREAM_FAILURES`]: no connection, broken off, a status that says so, no answer in time.
+pub const FAILURE_KINDS: [&str; 4] = ["connect", "broken", "status", "timeout"];
+const SHED_REASONS: [&str; 2] = ["breaker", "full"];
+const MIRROR_OUTCOMES: [&str; 3] = ["sent", "failed", "dropped"];
+const FILTER_OUTCOMES: [&str; 2] = ["blocked", "monitored"];
+/// Requests under way at an upstream, by `upstream`.
+pub const UPSTREAM_IN_FLIGHT: &str = "kronos_gateway_upstream_in_flight";
+/// How many of them `maxConcurrent` allows now, by `upstream`.
+pub const UPSTREAM_MOST_IN_FLIGHT: &str = "kronos_gateway_upstream_most_in_flight";
+/// Instances, by `upstream` and `state` (`available`, `left-out`).
+pub const UPSTREAM_INSTANCES: &str = "kronos_gateway_upstream_instances";
+
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -112,8 +124,27 @@ impl Metrics {
             }
         }
         let _ = self.limited.remove_label_values(&[name]);
-        for outcome in ["blocked", "monitored"] {
+        for outcome in FILTER_OUTCOMES {
             let _ = self.filtered.remove_label_values(&[name, outcome]);
+        }
+    }
+
+    /// The same for an upstream.
+    pub fn forget_upstream(&self, name: &str) {
+        let plain = [&self.retries, &self.ejections, &self.health_failures, &self.breakers_opened, &self.hedges];
+        for counters in plain {
+            // An error says only that there was none.
+            let _ = counters.remove_label_values(&[name]);
+        }
+        let labelled = [
+            (&self.upstream_failures, &FAILURE_KINDS[..]),
+            (&self.shed, &SHED_REASONS[..]),
+            (&self.mirrored, &MIRROR_OUTCOMES[..]),
+        ];
+        for (counters, values) in labelled {
+            for value in values {
+                let _ = counters.remove_label_values(&[name, value]);
+            }
         }
     }
 }

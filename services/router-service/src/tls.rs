@@ -1,7 +1,9 @@
-//! TLS towards clients: rustls over aws-lc-rs, HTTP/2 and HTTP/1.1 by ALPN, clients' certificates where an authority is
-//! configured. Certificates are read again when their files change; connections that are open stay as they are.
+//! TLS towards clients: rustls over aws-lc-rs, a certificate by the name that a client asks for (SNI), HTTP/2 and HTTP/1.1 by
+//! ALPN, clients' certificates where an authority is configured. Files are read again when they change; connections that are
+//! open stay as they are.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,9 +14,10 @@ use arc_swap::ArcSwap;
 use kronos_common::{identity::Claims, service};
 use rustls::{
     RootCertStore, ServerConfig,
-    crypto::aws_lc_rs,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -40,6 +43,7 @@ impl Tls {
         if files.certificate.is_empty() {
             anyhow::ensure!(files.key.is_empty(), "configuration key `tls.key` needs `tls.certificate`");
             anyhow::ensure!(!files.required, "configuration key `tls.required` needs `tls.certificate`");
+            anyhow::ensure!(files.by_name.is_empty(), "configuration key `tls.by_name` needs `tls.certificate`");
             return Ok(None);
         }
         let current = ArcSwap::from_pointee(read(files)?);
@@ -82,14 +86,15 @@ impl Tls {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
         };
-        [&self.files.certificate, &self.files.key, &self.files.client_ca].map(state).into()
+        let own = [&self.files.certificate, &self.files.key, &self.files.client_ca];
+        let named = self.files.by_name.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
+        own.into_iter().chain(named).map(state).collect()
     }
 }
 
 fn read(files: &config::Tls) -> anyhow::Result<ServerConfig> {
-    let chain = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(Path::new(&files.key)).with_context(|| format!("read key {}", files.key))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
+    let shown = Shown::read(files, &provider)?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .context("choose TLS versions")?;
@@ -107,9 +112,62 @@ fn read(files: &config::Tls) -> anyhow::Result<ServerConfig> {
             .with_context(|| format!("verify by {}", files.client_ca))?;
         builder.with_client_cert_verifier(verifier)
     };
-    let mut config = builder.with_single_cert(chain, key).context("certificate and key don't belong together")?;
+    let mut config = builder.with_cert_resolver(Arc::new(shown));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Which certificate a client is shown (RFC 6066 section 3).
+#[derive(Debug)]
+struct Shown {
+    /// Who asks for no name, or for one that no certificate has.
+    default: Arc<CertifiedKey>,
+    /// By host, or `*.` and the domain that hosts are one label below.
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl Shown {
+    fn read(files: &config::Tls, provider: &CryptoProvider) -> anyhow::Result<Self> {
+        let default = certified(&files.certificate, &files.key, provider)?;
+        let mut by_name: HashMap<String, Arc<CertifiedKey>> = HashMap::new();
+        for pair in &files.by_name {
+            let certified = certified(&pair.certificate, &pair.key, provider)?;
+            let names = names(&certified.cert[0]);
+            anyhow::ensure!(!names.is_empty(), "{} names no host", pair.certificate);
+            for name in names {
+                by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
+            }
+        }
+        Ok(Self { default, by_name })
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().map(str::to_ascii_lowercase).and_then(|host| {
+            let (_, domain) = host.split_once('.').unwrap_or_default();
+            self.by_name.get(&host).or_else(|| self.by_name.get(&format!("*.{domain}")))
+        });
+        Some(Arc::clone(named.unwrap_or(&self.default)))
+    }
+}
+
+fn certified(certificate: &str, key: &str, provider: &CryptoProvider) -> anyhow::Result<Arc<CertifiedKey>> {
+    let chain = certificates(certificate)?;
+    let read = PrivateKeyDer::from_pem_file(Path::new(key)).with_context(|| format!("read key {key}"))?;
+    let certified = CertifiedKey::from_der(chain, read, provider);
+    Ok(Arc::new(certified.with_context(|| format!("{certificate} and {key} don't belong together"))?))
+}
+
+/// The hosts that a certificate is for.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let hosts = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
+        _ => None,
+    });
+    hosts.collect()
 }
 
 fn certificates(path: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {

@@ -31,6 +31,23 @@ pub fn client(authorities: &str) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
+/// A client for the gateway's own questions to instances, as they are spoken to for others.
+///
+/// # Errors
+/// It can't be made.
+pub fn http(tls: &ClientConfig, is_http2: bool) -> reqwest::Result<reqwest::Client> {
+    let mut tls = tls.clone();
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    let builder = if is_http2 {
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        builder.http2_prior_knowledge()
+    } else {
+        builder.http1_only()
+    };
+    // Each question on a connection of its own: that one can be made is a part of the answer.
+    builder.pool_max_idle_per_host(0).tls_backend_preconfigured(tls).build()
+}
+
 fn read(file: &Path, roots: &mut RootCertStore) -> anyhow::Result<()> {
     for certificate in CertificateDer::pem_file_iter(file)? {
         roots.add(certificate?)?;

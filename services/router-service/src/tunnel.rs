@@ -8,10 +8,11 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::upstream::Duplex;
 
 /// How long a frame that is under way may take to end, and then the other side to say goodbye.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -75,12 +76,12 @@ impl Frames {
 /// the client come back; `None`: the gateway ended it, or it broke.
 pub async fn run(
     client: TokioIo<Upgraded>,
-    mut instance: TcpStream,
+    instance: Box<dyn Duplex>,
     first: BytesMut,
     shutdown: CancellationToken,
 ) -> Option<u64> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_instance, mut to_instance) = instance.split();
+    let (mut from_instance, mut to_instance) = tokio::io::split(instance);
     let sent = Cell::new(first.len() as u64);
     let down = async {
         let mut frames = Frames::default();

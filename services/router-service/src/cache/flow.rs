@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     attempts::{Prepared, attempts},
-    background::Spare,
+    background::{Leave, Spare},
     body::ResponseBody,
     exchange::Exchange,
     forward::{Told, pass_on},
@@ -250,6 +250,7 @@ impl Wish<'_> {
         prepared.parts.method = Method::GET;
         ask_whether(&mut prepared.parts.headers, Some(entry));
         let Some(spare) = Spare::of(prepared, exchange) else { return };
+        let Some(leave) = Leave::of(self.upstream, self.core.now_us()) else { return };
         let (core, kept, key, url) = (Rc::clone(self.core), Arc::clone(self.kept), self.key.clone(), self.url.clone());
         let (upstream, spec, entry) = (Arc::clone(self.upstream), self.spec.clone(), Arc::clone(entry));
         let crate::exchange::Served::Route(route) = &exchange.served else { return };
@@ -257,7 +258,7 @@ impl Wish<'_> {
         self.core.tasks.spawn_local(async move {
             let _flight = flight;
             let refreshed = tokio::time::timeout(PATIENCE, async {
-                let reply = spare.send(&core, &upstream, PATIENCE).await?;
+                let reply = spare.send(&core, &upstream, &leave, PATIENCE).await?;
                 let (now, main) = (unix_s(), &core.gateway.main);
                 if reply.status == StatusCode::NOT_MODIFIED {
                     let fresh = renewed(&entry, &reply.headers, &spec, generation, now);

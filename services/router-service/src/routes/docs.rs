@@ -65,17 +65,14 @@ struct Merged {
 }
 
 impl Documents {
-    /// # Errors
-    /// The HTTP client can't be made.
     pub fn new(
         live: Arc<Live>,
         own: axum::Router,
+        client: reqwest::Client,
         services: Vec<&'static str>,
         keep: Duration,
-    ) -> anyhow::Result<Self> {
-        let client =
-            reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Self { live, own, client, services, keep, kept: Mutex::default() })
+    ) -> Self {
+        Self { live, own, client, services, keep, kept: Mutex::default() }
     }
 
     /// The answer to `GET /openapi.json`.
@@ -143,7 +140,7 @@ impl Documents {
     }
 
     async fn fetch_from(&self, url: &str) -> anyhow::Result<Value> {
-        let mut response = self.client.get(url).send().await?.error_for_status()?;
+        let mut response = self.client.get(url).timeout(PATIENCE).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             anyhow::ensure!(body.len() + chunk.len() <= LARGEST, "the document is too large");

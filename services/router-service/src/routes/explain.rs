@@ -9,13 +9,13 @@ use axum::{
 use kronos_common::{
     extract::Json,
     identity::Allowed,
-    problem::{FieldError, Problem, ProblemBody, Result},
+    problem::{FieldError, Problem, Result},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{CanReadRoutes, state::UpstreamState};
+use super::{CanReadRoutes, refusals::ToWriters, state::UpstreamState};
 use crate::{
     App,
     cache::CacheSpec,
@@ -92,7 +92,8 @@ pub struct Candidate {
 #[serde(rename_all = "camelCase")]
 pub struct Applied {
     pub name: String,
-    pub upstream: String,
+    /// Absent: the route redirects.
+    pub upstream: Option<String>,
     /// Path and query as the instance sees them.
     pub sends: String,
     pub authentication: Vec<Authentication>,
@@ -111,7 +112,7 @@ pub struct Applied {
     pub mirror: Option<String>,
     /// The upstream as this gateway sees it now.
     #[serde(flatten)]
-    pub state: UpstreamState,
+    pub state: Option<UpstreamState>,
     /// Networks, redirect, headers, origins and filter.
     pub edge: AtEdge,
 }
@@ -123,15 +124,7 @@ pub fn router() -> OpenApiRouter<App> {
 /// Tells which route, instance and policies would apply to a request, and why, without sending it.
 #[utoipa::path(
     post, path = "/routes/explain", tag = "router-service", security(("bearer" = [])), request_body = Described,
-    responses(
-        (status = 200, body = Explanation),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Explanation), ToWriters)
 )]
 async fn explain(
     State(app): State<App>,
@@ -214,10 +207,10 @@ fn applied(route: &Route, path: &str, uri: &Uri, headers: &HeaderMap, now: u64, 
     };
     let address = std::net::IpAddr::from([0, 0, 0, 0]);
     let canary = route.canary.as_deref().filter(|canary| canary.takes(headers, None, address));
-    let upstream = canary.map_or(&route.upstream, |canary| &canary.upstream);
+    let upstream = canary.map(|canary| &canary.upstream).or(route.upstream.as_ref());
     Applied {
         name: route.name.to_string(),
-        upstream: upstream.name.to_string(),
+        upstream: upstream.map(|upstream| upstream.name.to_string()),
         sends: uri.query().map_or_else(|| sent.clone(), |query| format!("{sent}?{query}")),
         authentication: route.spec.authentication.clone(),
         permission: route.spec.permission.clone(),
@@ -229,7 +222,7 @@ fn applied(route: &Route, path: &str, uri: &Uri, headers: &HeaderMap, now: u64, 
         is_canary: canary.is_some(),
         cache: route.spec.cache.clone(),
         mirror: route.mirror.as_ref().map(|mirror| mirror.upstream.name.to_string()),
-        state: UpstreamState::of(upstream, now),
+        state: upstream.map(|upstream| UpstreamState::of(upstream, now)),
         edge,
     }
 }

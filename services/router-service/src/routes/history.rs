@@ -14,7 +14,11 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
+use super::{
+    CanReadRoutes, CanWriteRoutes, actor,
+    refusals::{ToMakers, ToReaders},
+    take_over,
+};
 use crate::{
     App,
     store::history::{Changed, Kind, Step},
@@ -128,12 +132,7 @@ pub fn router() -> OpenApiRouter<App> {
 /// The last thousand changes of routes, upstreams and quotas, the latest first: who, when, and what differs.
 #[utoipa::path(
     get, path = "/routes/history", tag = "router-service", security(("bearer" = [])), params(PageQuery),
-    responses(
-        (status = 200, body = Page<Version>),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Page<Version>), ToReaders)
 )]
 async fn history(
     State(app): State<App>,
@@ -151,14 +150,8 @@ async fn history(
     post, path = "/routes/rollback", tag = "router-service", security(("bearer" = [])), request_body = Rollback,
     responses(
         (status = 200, body = RolledBack),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        ToMakers,
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn roll_back(

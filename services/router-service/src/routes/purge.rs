@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::CanWriteRoutes;
+use super::{CanWriteRoutes, refusals::ToWriters};
 use crate::{App, cache::keep::Kept, route::Name};
 
 /// Names in one call.
@@ -43,12 +43,7 @@ pub fn router() -> OpenApiRouter<App> {
     post, path = "/routes/purge", tag = "router-service", security(("bearer" = [])), request_body = Purge,
     responses(
         (status = 204),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
+        ToWriters,
         (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -1,24 +1,24 @@
 //! `/quotas`: how much somebody may ask in a day or a month, and what is used of it.
 
-use axum::{
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use kronos_common::{
-    etag::{ETag, IfMatch},
+    etag::IfMatch,
     extract::{Json, Path, Query},
     identity::Allowed,
     page::{Page, PageQuery},
-    problem::{Problem, ProblemBody, Result},
+    problem::{ProblemBody, Result},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
+use super::{
+    CanReadRoutes, CanWriteRoutes,
+    records::{self, Shown},
+    refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
+};
 use crate::{
     App,
     quota::{Per, QuotaSpec},
@@ -36,8 +36,11 @@ pub struct Quota {
     pub updated_at: DateTime<Utc>,
 }
 
-impl From<Stored<QuotaSpec>> for Quota {
-    fn from(stored: Stored<QuotaSpec>) -> Self {
+impl Shown for Quota {
+    type Spec = QuotaSpec;
+    const PATH: &'static str = "/quotas";
+
+    fn of(_: &App, stored: Stored<QuotaSpec>) -> Self {
         let Stored { id, spec, created_at, updated_at, .. } = stored;
         Self { id, spec, created_at, updated_at }
     }
@@ -53,50 +56,27 @@ pub fn router() -> OpenApiRouter<App> {
 /// Quotas by name.
 #[utoipa::path(
     get, path = "/quotas", tag = "router-service", security(("bearer" = [])), params(PageQuery),
-    responses(
-        (status = 200, body = Page<Quota>),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Page<Quota>), ToReaders)
 )]
 async fn list_quotas(
     State(app): State<App>,
     _: Allowed<CanReadRoutes>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<Quota>>> {
-    let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
-    let rows = app.store.list_quotas(&after, query.limit.fetch()).await?;
-    let page = Page::new(rows, query.limit, |row| row.spec.name.as_str().to_owned());
-    Ok(Json(page.map(Quota::from)))
+    records::list(&app, query).await
 }
 
-/// Makes a quota; it counts here when this is answered, and at the other gateways within a second.
+/// Makes a quota; it counts here when this is answered, and at the other gateways as soon as they hear of it.
 #[utoipa::path(
     post, path = "/quotas", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
-    responses(
-        (status = 201, body = Quota, headers(("ETag" = String), ("Location" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 201, body = Quota, headers(("ETag" = String), ("Location" = String))), ToMakers)
 )]
 async fn create_quota(
     State(app): State<App>,
     allowed: Allowed<CanWriteRoutes>,
     Json(spec): Json<QuotaSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    let stored = change.insert_quota(None, &spec).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    let location = [(header::LOCATION, format!("/quotas/{}", stored.id))];
-    let etag = ETag::of_version(stored.revision);
-    Ok((StatusCode::CREATED, location, etag, Json(Quota::from(stored))).into_response())
+    records::create::<Quota>(&app, &allowed, &spec).await
 }
 
 /// One quota.
@@ -104,33 +84,19 @@ async fn create_quota(
     get, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = Quota, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        ToReaders,
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn show_quota(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id): Path<Uuid>) -> Result<Response> {
-    let stored = app.store.quota(id).await?;
-    Ok((ETag::of_version(stored.revision), Json(Quota::from(stored))).into_response())
+    records::show::<Quota>(&app, id).await
 }
 
 /// Replaces a quota, what was used of it stays used; with `If-Match` only the version that was seen.
 #[utoipa::path(
     put, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
-    responses(
-        (status = 200, body = Quota, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Quota, headers(("ETag" = String))), ToReplacers)
 )]
 async fn replace_quota(
     State(app): State<App>,
@@ -139,26 +105,14 @@ async fn replace_quota(
     if_match: IfMatch,
     Json(spec): Json<QuotaSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.quota_revision(id).await?))?;
-    let stored = change.update_quota(id, &spec).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    Ok((ETag::of_version(stored.revision), Json(Quota::from(stored))).into_response())
+    records::replace::<Quota>(&app, &allowed, id, &if_match, &spec).await
 }
 
 /// Deletes a quota and what was used of it; with `If-Match` only the version that was seen.
 #[utoipa::path(
     delete, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])),
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
-    responses(
-        (status = 204),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 204), ToDeleters)
 )]
 async fn delete_quota(
     State(app): State<App>,
@@ -166,11 +120,7 @@ async fn delete_quota(
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.quota_revision(id).await?))?;
-    change.delete_quota(id).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    records::delete::<Quota>(&app, &allowed, id, &if_match).await
 }
 
 /// What one client used of a quota in the present period.
@@ -192,9 +142,7 @@ pub struct QuotaUse {
     params(("id" = Uuid, Path), PageQuery),
     responses(
         (status = 200, body = Page<QuotaUse>),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        ToReaders,
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -205,15 +153,10 @@ async fn show_quota_use(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<QuotaUse>>> {
     let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
-    let QuotaSpec { per, requests, .. } = app.store.quota(id).await?.spec;
+    let QuotaSpec { per, requests, .. } = app.store.get::<QuotaSpec>(id).await?.spec;
     let now = Utc::now();
     let (begin, until) = (Per::begin(per, now), per.end(now));
     let rows = app.store.quota_use(id, begin, &after, query.limit.fetch()).await?;
     let page = Page::new(rows, query.limit, |row| row.client.clone());
     Ok(Json(page.map(|row| QuotaUse { left: (requests - row.used).max(0), client: row.client, used: row.used, until })))
-}
-
-fn accept(spec: &QuotaSpec) -> Result<()> {
-    let errors = spec.check();
-    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
 }

@@ -1,25 +1,29 @@
 //! `/routes`: which requests go where, and on which conditions.
 
-use axum::{
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use kronos_common::{
-    etag::{ETag, IfMatch},
+    etag::IfMatch,
     extract::{Json, Path, Query},
     identity::Allowed,
-    page::{Page, PageQuery},
-    problem::{Problem, ProblemBody, Result},
+    page::{Cursor, Limit, Page},
+    problem::{ProblemBody, Result},
 };
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, actor, take_over};
-use crate::{App, route::RouteSpec, store::Stored};
+use super::{
+    CanReadRoutes, CanWriteRoutes,
+    records::{self, Shown},
+    refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
+};
+use crate::{
+    App,
+    route::{Name, RouteSpec},
+    store::Stored,
+};
 
 /// A route as it is stored.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,8 +36,11 @@ pub struct Route {
     pub updated_at: DateTime<Utc>,
 }
 
-impl From<Stored<RouteSpec>> for Route {
-    fn from(stored: Stored<RouteSpec>) -> Self {
+impl Shown for Route {
+    type Spec = RouteSpec;
+    const PATH: &'static str = "/routes";
+
+    fn of(_: &App, stored: Stored<RouteSpec>) -> Self {
         let Stored { id, spec, created_at, updated_at, .. } = stored;
         Self { id, spec, created_at, updated_at }
     }
@@ -47,53 +54,52 @@ pub fn router() -> OpenApiRouter<App> {
     ))
 }
 
+/// Which routes are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Listed {
+    /// How many items.
+    #[serde(default)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200)]
+    pub limit: Limit,
+    /// The `nextCursor` of the page before.
+    #[param(value_type = Option<String>)]
+    pub cursor: Option<Cursor>,
+    /// Only those that lead to this upstream: all requests, those of a canary, or a mirror's copies.
+    #[param(value_type = Option<String>)]
+    pub upstream: Option<Name>,
+}
+
 /// Routes by name.
 #[utoipa::path(
-    get, path = "/routes", tag = "router-service", security(("bearer" = [])), params(PageQuery),
-    responses(
-        (status = 200, body = Page<Route>),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    get, path = "/routes", tag = "router-service", security(("bearer" = [])), params(Listed),
+    responses((status = 200, body = Page<Route>), ToReaders)
 )]
 async fn list_routes(
     State(app): State<App>,
     _: Allowed<CanReadRoutes>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<Listed>,
 ) -> Result<Json<Page<Route>>> {
     let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
-    let rows = app.store.list_routes(&after, query.limit.fetch()).await?;
-    let page = Page::new(rows, query.limit, |row| row.spec.name.as_str().to_owned());
-    Ok(Json(page.map(Route::from)))
+    let rows = match &query.upstream {
+        Some(upstream) => app.store.routes_to(upstream.as_str(), &after, query.limit.fetch()).await?,
+        None => app.store.list(&after, query.limit.fetch()).await?,
+    };
+    Ok(records::page(&app, rows, query.limit))
 }
 
-/// Makes a route; it is live here when this is answered, and at the other gateways within a second.
+/// Makes a route; it is live here when this is answered, and at the other gateways as soon as they hear of it.
 #[utoipa::path(
     post, path = "/routes", tag = "router-service", security(("bearer" = [])), request_body = RouteSpec,
-    responses(
-        (status = 201, body = Route, headers(("ETag" = String), ("Location" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 201, body = Route, headers(("ETag" = String), ("Location" = String))), ToMakers)
 )]
 async fn create_route(
     State(app): State<App>,
     allowed: Allowed<CanWriteRoutes>,
     Json(spec): Json<RouteSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    let stored = change.insert_route(None, &spec).await?;
-    take_over(&app, change.commit(Some(stored.id)).await?).await?;
-    let location = [(header::LOCATION, format!("/routes/{}", stored.id))];
-    let etag = ETag::of_version(stored.revision);
-    Ok((StatusCode::CREATED, location, etag, Json(Route::from(stored))).into_response())
+    records::create::<Route>(&app, &allowed, &spec).await
 }
 
 /// One route.
@@ -101,33 +107,19 @@ async fn create_route(
     get, path = "/routes/{id}", tag = "router-service", security(("bearer" = [])), params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = Route, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        ToReaders,
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn show_route(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id): Path<Uuid>) -> Result<Response> {
-    let stored = app.store.route(id).await?;
-    Ok((ETag::of_version(stored.revision), Json(Route::from(stored))).into_response())
+    records::show::<Route>(&app, id).await
 }
 
 /// Replaces a route; with `If-Match` only the version that was seen.
 #[utoipa::path(
     put, path = "/routes/{id}", tag = "router-service", security(("bearer" = [])), request_body = RouteSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
-    responses(
-        (status = 200, body = Route, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Route, headers(("ETag" = String))), ToReplacers)
 )]
 async fn replace_route(
     State(app): State<App>,
@@ -136,26 +128,14 @@ async fn replace_route(
     if_match: IfMatch,
     Json(spec): Json<RouteSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.route_revision(id).await?))?;
-    let stored = change.update_route(id, &spec).await?;
-    take_over(&app, change.commit(Some(id)).await?).await?;
-    Ok((ETag::of_version(stored.revision), Json(Route::from(stored))).into_response())
+    records::replace::<Route>(&app, &allowed, id, &if_match, &spec).await
 }
 
 /// Deletes a route; with `If-Match` only the version that was seen.
 #[utoipa::path(
     delete, path = "/routes/{id}", tag = "router-service", security(("bearer" = [])),
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
-    responses(
-        (status = 204),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 204), ToDeleters)
 )]
 async fn delete_route(
     State(app): State<App>,
@@ -163,14 +143,5 @@ async fn delete_route(
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.route_revision(id).await?))?;
-    change.delete_route(id).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-fn accept(spec: &RouteSpec) -> Result<()> {
-    let errors = spec.check();
-    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
+    records::delete::<Route>(&app, &allowed, id, &if_match).await
 }

@@ -1,24 +1,25 @@
 //! `/upstreams`: the instances that routes lead to.
 
-use axum::{
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use chrono::{DateTime, Utc};
 use kronos_common::{
-    etag::{ETag, IfMatch},
+    etag::IfMatch,
     extract::{Json, Path, Query},
     identity::Allowed,
     page::{Page, PageQuery},
-    problem::{Problem, ProblemBody, Result},
+    problem::{ProblemBody, Result},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{CanReadRoutes, CanWriteRoutes, actor, state::UpstreamState, take_over};
+use super::{
+    CanReadRoutes, CanWriteRoutes,
+    records::{self, Shown},
+    refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
+    state::UpstreamState,
+};
 use crate::{App, store::Stored, upstream_spec::UpstreamSpec};
 
 /// An upstream as it is stored.
@@ -34,7 +35,10 @@ pub struct Upstream {
     pub state: Option<UpstreamState>,
 }
 
-impl Upstream {
+impl Shown for Upstream {
+    type Spec = UpstreamSpec;
+    const PATH: &'static str = "/upstreams";
+
     fn of(app: &App, stored: Stored<UpstreamSpec>) -> Self {
         let Stored { id, spec, created_at, updated_at, .. } = stored;
         let table = app.live.table();
@@ -54,50 +58,27 @@ pub fn router() -> OpenApiRouter<App> {
 /// Upstreams by name.
 #[utoipa::path(
     get, path = "/upstreams", tag = "router-service", security(("bearer" = [])), params(PageQuery),
-    responses(
-        (status = 200, body = Page<Upstream>),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Page<Upstream>), ToReaders)
 )]
 async fn list_upstreams(
     State(app): State<App>,
     _: Allowed<CanReadRoutes>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<Upstream>>> {
-    let after: String = query.cursor.map(|cursor| cursor.decode()).transpose()?.unwrap_or_default();
-    let rows = app.store.list_upstreams(&after, query.limit.fetch()).await?;
-    let page = Page::new(rows, query.limit, |row| row.spec.name.as_str().to_owned());
-    Ok(Json(page.map(|stored| Upstream::of(&app, stored))))
+    records::list(&app, query).await
 }
 
-/// Makes an upstream; it is known here when this is answered, and at the other gateways within a second.
+/// Makes an upstream; it is known here when this is answered, and at the other gateways as soon as they hear of it.
 #[utoipa::path(
     post, path = "/upstreams", tag = "router-service", security(("bearer" = [])), request_body = UpstreamSpec,
-    responses(
-        (status = 201, body = Upstream, headers(("ETag" = String), ("Location" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 201, body = Upstream, headers(("ETag" = String), ("Location" = String))), ToMakers)
 )]
 async fn create_upstream(
     State(app): State<App>,
     allowed: Allowed<CanWriteRoutes>,
     Json(spec): Json<UpstreamSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    let stored = change.insert_upstream(None, &spec, None).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    let location = [(header::LOCATION, format!("/upstreams/{}", stored.id))];
-    let etag = ETag::of_version(stored.revision);
-    Ok((StatusCode::CREATED, location, etag, Json(Upstream::of(&app, stored))).into_response())
+    records::create::<Upstream>(&app, &allowed, &spec).await
 }
 
 /// One upstream.
@@ -105,33 +86,19 @@ async fn create_upstream(
     get, path = "/upstreams/{id}", tag = "router-service", security(("bearer" = [])), params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = Upstream, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
+        ToReaders,
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn show_upstream(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id): Path<Uuid>) -> Result<Response> {
-    let stored = app.store.upstream(id).await?;
-    Ok((ETag::of_version(stored.revision), Json(Upstream::of(&app, stored))).into_response())
+    records::show::<Upstream>(&app, id).await
 }
 
 /// Replaces an upstream; with `If-Match` only the version that was seen.
 #[utoipa::path(
     put, path = "/upstreams/{id}", tag = "router-service", security(("bearer" = [])), request_body = UpstreamSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
-    responses(
-        (status = 200, body = Upstream, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json"),
-    )
+    responses((status = 200, body = Upstream, headers(("ETag" = String))), ToReplacers)
 )]
 async fn replace_upstream(
     State(app): State<App>,
@@ -140,12 +107,7 @@ async fn replace_upstream(
     if_match: IfMatch,
     Json(spec): Json<UpstreamSpec>,
 ) -> Result<Response> {
-    accept(&spec)?;
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.upstream_revision(id).await?))?;
-    let stored = change.update_upstream(id, &spec).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    Ok((ETag::of_version(stored.revision), Json(Upstream::of(&app, stored))).into_response())
+    records::replace::<Upstream>(&app, &allowed, id, &if_match, &spec).await
 }
 
 /// Deletes an upstream to which no route leads; with `If-Match` only the version that was seen.
@@ -154,12 +116,8 @@ async fn replace_upstream(
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
     responses(
         (status = 204),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        ToDeleters,
         (status = 409, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 async fn delete_upstream(
@@ -168,14 +126,5 @@ async fn delete_upstream(
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let mut change = app.store.change(actor(&allowed)).await?;
-    if_match.check(&ETag::of_version(change.upstream_revision(id).await?))?;
-    change.delete_upstream(id).await?;
-    take_over(&app, change.commit(None).await?).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-fn accept(spec: &UpstreamSpec) -> Result<()> {
-    let errors = spec.check();
-    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }
+    records::delete::<Upstream>(&app, &allowed, id, &if_match).await
 }

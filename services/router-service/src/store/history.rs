@@ -8,7 +8,8 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Change, Store};
+use super::{Change, Store, records::Record};
+use crate::{quota::QuotaSpec, route::RouteSpec, upstream_spec::UpstreamSpec};
 
 /// Versions that are kept.
 const KEPT: i64 = 1000;
@@ -73,20 +74,6 @@ impl Change {
         Ok(())
     }
 
-    /// A route's or an upstream's present form, as it is noted.
-    pub(super) async fn present(&mut self, kind: Kind, id: Uuid) -> Result<Value> {
-        let query = match kind {
-            Kind::Upstream => sqlx::query_scalar("select spec from upstreams where id = $1"),
-            Kind::Quota => sqlx::query_scalar("select spec from quotas where id = $1"),
-            Kind::Route => sqlx::query_scalar(
-                "select jsonb_set(r.spec, '{upstream}', to_jsonb(u.name))
-                 from routes r join upstreams u on u.id = r.upstream_id where r.id = $1",
-            ),
-        };
-        let spec: Option<Json<Value>> = query.bind(id).fetch_optional(&mut *self.transaction).await?;
-        Ok(spec.map_or(Value::Null, |spec| spec.0))
-    }
-
     /// Stores what was noted as the history of `version`.
     pub(super) async fn remember(&mut self, version: i64) -> Result<()> {
         sqlx::query("insert into route_changes (version, subject, client_id, changes) values ($1, $2, $3, $4)")
@@ -129,21 +116,24 @@ impl Change {
         Ok(())
     }
 
-    async fn undo(&mut self, Step { kind, id, before, after }: Step) -> Result<()> {
-        match (kind, before.is_null(), after.is_null()) {
-            (Kind::Route, true, _) => self.delete_route(id).await,
-            (Kind::Upstream, true, _) => self.delete_upstream(id).await,
-            (Kind::Quota, true, _) => self.delete_quota(id).await,
-            (Kind::Route, false, true) => self.insert_route(Some(id), &read(before)?).await.map(|_| ()),
-            (Kind::Upstream, false, true) => self.insert_upstream(Some(id), &read(before)?, None).await.map(|_| ()),
-            (Kind::Quota, false, true) => self.insert_quota(Some(id), &read(before)?).await.map(|_| ()),
-            (Kind::Route, false, false) => self.update_route(id, &read(before)?).await.map(|_| ()),
-            (Kind::Upstream, false, false) => self.update_upstream(id, &read(before)?).await.map(|_| ()),
-            (Kind::Quota, false, false) => self.update_quota(id, &read(before)?).await.map(|_| ()),
+    async fn undo(&mut self, step: Step) -> Result<()> {
+        match step.kind {
+            Kind::Route => self.undo_one::<RouteSpec>(step).await,
+            Kind::Upstream => self.undo_one::<UpstreamSpec>(step).await,
+            Kind::Quota => self.undo_one::<QuotaSpec>(step).await,
         }
     }
-}
 
-fn read<T: serde::de::DeserializeOwned>(spec: Value) -> Result<T> {
-    serde_json::from_value(spec).map_err(Problem::internal)
+    async fn undo_one<T: Record>(&mut self, Step { id, before, after, .. }: Step) -> Result<()> {
+        if before.is_null() {
+            return self.delete::<T>(id).await;
+        }
+        let before: T = serde_json::from_value(before).map_err(Problem::internal)?;
+        if after.is_null() {
+            self.insert(Some(id), &before).await?;
+        } else {
+            self.update(id, &before).await?;
+        }
+        Ok(())
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::{cell::OnceCell, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 
 use super::{Answer, Content, Failure, Reply};
@@ -70,17 +71,31 @@ impl Clients {
         };
         let scheme = if instance.is_tls { "https" } else { "http" };
         let built = outgoing.build(scheme, instance.authority.as_str());
-        let request = built.map_err(|error| Failure::NeverSent(error.into()))?;
+        let mut request = built.map_err(|error| Failure::NeverSent(error.into()))?;
+        // HTTP/2 has no upgrades (RFC 9113 section 8.6): there the instance sees a plain request, and refuses it.
+        if protocol == Protocol::Http1
+            && let Some(wanted) = outgoing.upgrade
+        {
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers_mut().insert(header::UPGRADE, wanted.clone());
+        }
         let request = request.map(|()| body.unwrap_or_else(RequestBody::none));
-        let answer = client.request(request).await.map_err(|error| {
+        let mut answer = client.request(request).await.map_err(|error| {
             let unsent = error.is_connect();
             let error = anyhow::Error::from(error);
             if unsent { Failure::NeverSent(error) } else { Failure::Broken(error) }
         })?;
+        let mut content = None;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let changed = hyper::upgrade::on(&mut answer).await.map_err(|error| Failure::Broken(error.into()))?;
+            let (protocol, stream) = (answer.headers().get(header::UPGRADE).cloned(), Box::new(TokioIo::new(changed)));
+            content = Some(Content::Tunnel { protocol, stream, first: BytesMut::new() });
+        }
         let (parts, body) = answer.into_parts();
         let mut headers = parts.headers;
         clean(&mut headers);
-        Ok(Reply { status: parts.status, headers, content: Content::Body(Answer::Hyper(Box::new(body))) })
+        let content = content.unwrap_or_else(|| Content::Body(Answer::Hyper(Box::new(body))));
+        Ok(Reply { status: parts.status, headers, content })
     }
 }
 

@@ -8,12 +8,12 @@ pub mod flight;
 pub mod pool;
 pub mod wire;
 
-use std::{future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::answer::Answer;
 use self::{
@@ -49,10 +49,15 @@ pub enum Content {
     /// Another protocol; its first bytes may have come with the head.
     Tunnel {
         protocol: Option<HeaderValue>,
-        stream: TcpStream,
+        stream: Box<dyn Duplex>,
         first: BytesMut,
     },
 }
+
+/// A connection that changed its protocol: bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
 
 /// One core's connections to all instances.
 #[derive(Debug, Clone)]
@@ -105,7 +110,7 @@ impl Forwarder {
         let Landed { head, wire, rest, is_broken } = landed;
         let Wire { stream, input, output } = wire;
         let content = if head.framing == Framing::Upgraded {
-            Content::Tunnel { protocol: head.upgrade, stream, first: input }
+            Content::Tunnel { protocol: head.upgrade, stream: Box::new(stream), first: input }
         } else {
             let stream = match rest {
                 None => Stream::Whole(stream),

@@ -109,3 +109,38 @@ async fn a_slow_instance_is_overtaken_by_a_second_one() {
     assert!(begun.elapsed() < Duration::from_secs(20));
     wait_until("it was counted", async || gateway.metric("kronos_gateway_hedges_total", &["\"a\""]).await >= 1.0).await;
 }
+
+#[tokio::test]
+async fn a_copy_asks_the_breaker_and_the_bound_and_leaves_the_retry_budget_alone() {
+    let a = Instance::start("a");
+    let failing = {
+        let fail = axum::routing::any(async || axum::http::StatusCode::SERVICE_UNAVAILABLE);
+        Instance::serve("b", axum::Router::new().route("/echo/x", fail))
+    };
+    let world = World::new().await;
+    let gateway = world.start().await;
+    let upstream = json!({"name": "guarded", "instances": [{"url": failing.url()}], "maxConcurrent": 2,
+                          "breaker": {"minRequests": 5, "failurePercent": 50, "openMs": 600_000}});
+    gateway.admin.post("/upstreams", &upstream).await.expect(201);
+    serve(&gateway, &[&a], &[&failing], json!({"mirror": {"upstream": "guarded"}})).await;
+    let state = async || {
+        let all = gateway.admin.get("/upstreams?limit=200").await.expect(200).json();
+        let one = all["items"].as_array().unwrap().iter().find(|one| one["name"] == "guarded").unwrap().clone();
+        one["state"].clone()
+    };
+    let budget = state().await["retriesLeft"].clone();
+    wait_until("failing copies open the breaker", async || {
+        gateway.client.get("/echo/x").await.expect(200);
+        state().await["breaker"] == "open"
+    })
+    .await;
+    let count = async |outcome: &str| gateway.metric("kronos_gateway_mirrored_total", &["\"guarded\"", outcome]).await;
+    let (before, sent) = (count("dropped").await, count("sent").await);
+    for _ in 0..10 {
+        gateway.client.get("/echo/x").await.expect(200);
+    }
+    wait_until("copies for an open breaker are dropped", async || count("dropped").await >= before + 10.0).await;
+    assert_eq!(count("sent").await, sent);
+    assert_eq!(state().await["retriesLeft"], budget, "nothing was paid in, nothing taken out");
+    assert!(gateway.metric("kronos_gateway_upstream_failures_total", &["\"guarded\"", "status"]).await >= 5.0);
+}

@@ -52,6 +52,45 @@ async fn a_redirect_answers_without_an_instance() {
 }
 
 #[tokio::test]
+async fn a_route_that_redirects_needs_no_upstream() {
+    let (world, gateway, echo) = with(json!({})).await;
+    let moved = json!({"name": "moved", "match": {"path": {"prefix": "/moved"}}, "authentication": ["none"],
+                       "redirect": {"status": 307, "location": "/r{rest}"}});
+    let made = gateway.route(moved.clone()).await;
+    assert!(made.get("upstream").is_none(), "{made}");
+    let other = world.start().await;
+    for gateway in [&gateway, &other] {
+        let answer = get(gateway, "/moved/x").send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), header(&answer, "location")), (307, Some("/r/x")));
+    }
+    let path = format!("/routes/{}", made["id"].as_str().unwrap());
+    assert_eq!(gateway.admin.get(&path).await.expect(200).json(), made);
+    let explained = gateway.admin.post("/routes/explain", &json!({"path": "/moved/x"})).await.expect(200).json();
+    assert_eq!(explained["route"]["edge"]["redirectsTo"], "/r/x");
+    assert!(explained["route"]["upstream"].is_null() && explained["route"]["instances"].is_null(), "{explained}");
+    // It may lead to an upstream later, and back; and who names neither is told so.
+    let mut leads = moved.clone();
+    leads["upstream"] = json!("echo");
+    leads.as_object_mut().unwrap().remove("redirect");
+    gateway.admin.put(&path, &leads).await.expect(200);
+    gateway.client.get("/moved/x").await.expect(200);
+    gateway.admin.put(&path, &moved).await.expect(200);
+    assert_eq!(get(&gateway, "/moved/x").send().await.unwrap().status(), 307);
+    leads.as_object_mut().unwrap().remove("upstream");
+    let answer = gateway.admin.put(&path, &leads).await.expect_problem(422, "invalid_request").json();
+    assert_eq!(
+        (&answer["errors"][0]["pointer"], &answer["errors"][0]["code"]),
+        (&json!("/upstream"), &json!("required"))
+    );
+    gateway.admin.delete(&path).await.expect(204);
+    let version = gateway.admin.get("/routes/history?limit=1").await.expect(200).json()["items"][0]["version"].clone();
+    let before = json!({"version": version.as_i64().unwrap() - 1});
+    gateway.admin.post("/routes/rollback", &before).await.expect(200);
+    assert_eq!(get(&gateway, "/moved/x").send().await.unwrap().status(), 307);
+    assert_eq!(echo.requests(), 1);
+}
+
+#[tokio::test]
 async fn headers_are_set_added_and_removed_both_ways() {
     let (_world, gateway, _echo) = with(json!({"headers": {
         "request": {"set": {"x-tenant": "blue"}, "add": {"accept": "text/plain"}, "remove": ["x-debug"]},

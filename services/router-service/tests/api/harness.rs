@@ -25,10 +25,12 @@ use kronos_common::{
 };
 use kronos_testkit::{Issuer, TestClient, TestDatabase, http, test_redis};
 use router_service::{Config, DEFAULTS};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    process::Command,
 };
 
 /// Everything that a test's gateways share.
@@ -51,9 +53,30 @@ impl World {
         config.identity = issuer.config();
         config.gateway.workers = 1;
         config.gateway.table_path = String::new();
+        // On a busy machine Redis is late, which is not what is tested.
         config.limits.redis_timeout_ms = 500;
+        config.cache.redis_timeout_ms = 500;
         config.audit.requests = false;
         Self { issuer, database, config }
+    }
+
+    /// The real process, where a gateway in this one is not enough.
+    pub(crate) fn process(&self) -> Command {
+        let config = &self.config;
+        let mut process = Command::new(env!("CARGO_BIN_EXE_router-service"));
+        process
+            .env("KRONOS_HTTP__BIND", "127.0.0.1:0")
+            .env("KRONOS_HTTP__OPERATIONS_BIND", "127.0.0.1:0")
+            .env("KRONOS_POSTGRES__URL", config.postgres.url.expose_secret())
+            .env("KRONOS_REDIS__URL", config.redis.url.expose_secret())
+            .env("KRONOS_REDIS__PREFIX", &config.redis.prefix)
+            .env("KRONOS_IDENTITY__ISSUER", &config.identity.issuer)
+            .env("KRONOS_IDENTITY__JWKS_URL", &config.identity.jwks_url)
+            .env("KRONOS_IDENTITY__AUTH_URL", &config.identity.auth_url)
+            .env("KRONOS_GATEWAY__TABLE_PATH", "")
+            .env("KRONOS_AUDIT__REQUESTS", "false")
+            .kill_on_drop(true);
+        process
     }
 
     pub(crate) async fn start(&self) -> Gateway {
@@ -66,6 +89,11 @@ impl World {
         let admin = client.bearer(self.issuer.token("admin", &["routes:read", "routes:write"]));
         Gateway { running, client, admin }
     }
+}
+
+/// An address that nobody listens at.
+pub(crate) fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A running gateway.

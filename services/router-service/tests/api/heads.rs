@@ -149,6 +149,7 @@ async fn silent_and_slow_clients_are_cut() {
     world.config.gateway.header_timeout_ms = 300;
     world.config.gateway.keep_alive_timeout_ms = 400;
     world.config.gateway.body_idle_timeout_ms = 300;
+    world.config.gateway.min_body_bytes_per_second = 5;
     let gateway = world.start().await;
     gateway.echo(&[&echo]).await;
     let cut = async |bytes: &str, least: u64| {

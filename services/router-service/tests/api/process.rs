@@ -4,11 +4,10 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 
 use axum::{body::Bytes, extract::State, routing::post};
 use kronos_testkit::{http, wait_until};
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
+    process::Child,
     sync::Mutex,
 };
 
@@ -29,23 +28,12 @@ async fn collector() -> (String, Traces) {
 }
 
 fn spawn(world: &World, traces: &str) -> Child {
-    let config = &world.config;
-    Command::new(env!("CARGO_BIN_EXE_router-service"))
-        .env("KRONOS_HTTP__BIND", "127.0.0.1:0")
-        .env("KRONOS_HTTP__OPERATIONS_BIND", "127.0.0.1:0")
+    world
+        .process()
         .env("KRONOS_HTTP__DRAIN_DELAY_MS", "50")
-        .env("KRONOS_POSTGRES__URL", config.postgres.url.expose_secret())
-        .env("KRONOS_REDIS__URL", config.redis.url.expose_secret())
-        .env("KRONOS_REDIS__PREFIX", &config.redis.prefix)
-        .env("KRONOS_IDENTITY__ISSUER", &config.identity.issuer)
-        .env("KRONOS_IDENTITY__JWKS_URL", &config.identity.jwks_url)
-        .env("KRONOS_IDENTITY__AUTH_URL", &config.identity.auth_url)
-        .env("KRONOS_GATEWAY__TABLE_PATH", "")
         .env("KRONOS_GATEWAY__WORKERS", "2")
-        .env("KRONOS_AUDIT__REQUESTS", "false")
         .env("KRONOS_TELEMETRY__TRACES_ENDPOINT", traces)
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .unwrap()
 }

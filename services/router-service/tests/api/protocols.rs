@@ -178,7 +178,7 @@ async fn an_http2_instance_that_is_away_is_a_503_and_one_that_speaks_otherwise_a
     assert!([200, 404, 502].contains(&other.status), "{}", other.status);
 }
 
-/// An HTTPS server that says which HTTP it was asked by, and its certificate's file.
+/// An HTTPS server that says which HTTP it was asked by, and says every byte again after an upgrade; and its certificate's file.
 async fn secure() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let file = std::env::temp_dir().join(format!("{}.pem", kronos_testkit::unique("authority")));
@@ -200,16 +200,58 @@ async fn secure() -> (String, String) {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let say = async |request: Request<Incoming>| {
-                    let version = format!("{:?}", request.version());
-                    Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from(version))))
-                };
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service_fn(say)).await;
+                let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service_fn(say)).await;
             });
         }
     });
     (url, file.to_str().unwrap().to_owned())
+}
+
+/// The same without TLS, by HTTP/2 alone.
+async fn h2c() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(say)));
+        }
+    });
+    address
+}
+
+async fn say(mut request: Request<Incoming>) -> Result<Response<http_body_util::Full<Bytes>>, Infallible> {
+    let version = format!("{:?}", request.version());
+    let mut response = Response::new(http_body_util::Full::new(Bytes::from(version)));
+    if let Some(wanted) = request.headers().get("upgrade").cloned() {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        *response.body_mut() = http_body_util::Full::default();
+        response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert("upgrade", wanted);
+    }
+    Ok(response)
+}
+
+/// A gateway that believes the server, with the upstreams `one` by HTTP/1.1 and `two` by HTTP/2, each with `more`.
+async fn believing(world: &mut World, url: &str, file: &str, more: serde_json::Value) -> Gateway {
+    file.clone_into(&mut world.config.balance.ca_file);
+    let gateway = world.start().await;
+    for (name, protocol) in [("two", "h2"), ("one", "http1")] {
+        let mut upstream = json!({"name": name, "protocol": protocol, "instances": [{"url": url}]});
+        upstream.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        gateway.admin.post("/upstreams", &upstream).await.expect(201);
+        gateway
+            .route(json!({"name": name, "match": {"path": {"prefix": format!("/{name}")}}, "upstream": name,
+                          "authentication": ["none"]}))
+            .await;
+    }
+    gateway
 }
 
 #[tokio::test]
@@ -217,16 +259,7 @@ async fn instances_are_spoken_to_through_tls_if_their_authority_is_believed() {
     let (url, file) = secure().await;
     let mut world = World::new().await;
     let doubting = world.start().await;
-    world.config.balance.ca_file.clone_from(&file);
-    let believing = world.start().await;
-    for (name, protocol) in [("two", "h2"), ("one", "http1")] {
-        let upstream = json!({"name": name, "protocol": protocol, "instances": [{"url": url}]});
-        believing.admin.post("/upstreams", &upstream).await.expect(201);
-        believing
-            .route(json!({"name": name, "match": {"path": {"prefix": format!("/{name}")}}, "upstream": name,
-                          "authentication": ["none"]}))
-            .await;
-    }
+    let believing = believing(&mut world, &url, &file, json!({})).await;
     assert_eq!(believing.client.get("/two").await.expect(200).text(), "HTTP/2.0");
     for _ in 0..3 {
         assert_eq!(believing.client.get("/one").await.expect(200).text(), "HTTP/1.1");
@@ -236,5 +269,57 @@ async fn instances_are_spoken_to_through_tls_if_their_authority_is_believed() {
     })
     .await;
     doubting.client.get("/one").await.expect_problem(503, "upstream_unavailable");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn a_websocket_passes_through_to_an_instance_with_tls() {
+    let (url, file) = secure().await;
+    let mut world = World::new().await;
+    let gateway = believing(&mut world, &url, &file, json!({})).await;
+    let upgrade = "HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut socket = gateway.socket().await;
+    socket.send(format!("GET /one {upgrade}")).await;
+    let head = socket.read_until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101") && head.to_lowercase().contains("\r\nupgrade: websocket\r\n"), "{head}");
+    for text in ["hello", "again"] {
+        let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        frame.extend(text.bytes());
+        socket.send(&frame).await;
+        let back = socket.read_until(text).await;
+        assert!(back.ends_with(text), "{back:?}");
+    }
+    // HTTP/2 has no upgrades: that is a plain request there.
+    let mut plain = gateway.socket().await;
+    plain.send(format!("GET /two {upgrade}")).await;
+    assert!(plain.read_until("HTTP/2.0").await.starts_with("HTTP/1.1 200"));
+    // The drain ends it.
+    gateway.running.stop().await;
+    socket.read_to_end().await;
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn health_is_asked_in_the_protocol_and_with_the_trust_that_requests_have() {
+    let (url, file) = secure().await;
+    let h2c = h2c().await;
+    let mut world = World::new().await;
+    let check = json!({"healthCheck": {"path": "/health", "intervalMs": 50, "timeoutMs": 1000, "unhealthy": 1}});
+    let doubting = world.start().await;
+    let believing = believing(&mut world, &url, &file, check.clone()).await;
+    let mut upstream = json!({"name": "three", "protocol": "h2c", "instances": [{"url": format!("http://{h2c}")}]});
+    upstream.as_object_mut().unwrap().extend(check.as_object().unwrap().clone());
+    believing.admin.post("/upstreams", &upstream).await.expect(201);
+    let failures = async |gateway: &Gateway, name: &str| {
+        gateway.metric("kronos_gateway_health_check_failures_total", &[&format!("\"{name}\"")]).await
+    };
+    // One does not believe the certificate, which shows that it was asked for.
+    for name in ["one", "two"] {
+        kronos_testkit::wait_until("the other one complains", async || failures(&doubting, name).await >= 3.0).await;
+    }
+    for name in ["one", "two", "three"] {
+        assert!(failures(&believing, name).await == 0.0, "{name}");
+    }
+    believing.client.get("/two").await.expect(200);
     std::fs::remove_file(file).unwrap();
 }

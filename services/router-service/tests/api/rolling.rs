@@ -3,7 +3,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -11,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use kronos_testkit::{http, unique, wait_up_to};
-use secrecy::ExposeSecret as _;
+use kronos_testkit::{http, wait_up_to};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::harness::{Instance, World};
+use crate::{
+    harness::{Instance, World, free},
+    nginx::Nginx,
+};
 
 const CONFIGURATION: &str = include_str!("../../../../deploy/nginx/nginx.conf");
 
@@ -24,10 +25,6 @@ struct Replica {
     api: SocketAddr,
     operations: SocketAddr,
     process: Child,
-}
-
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Replica {
@@ -40,21 +37,12 @@ impl Replica {
     }
 
     fn spawn(world: &World, api: SocketAddr, operations: SocketAddr) -> Child {
-        let config = &world.config;
-        Command::new(env!("CARGO_BIN_EXE_router-service"))
+        world
+            .process()
             .env("KRONOS_HTTP__BIND", api.to_string())
             .env("KRONOS_HTTP__OPERATIONS_BIND", operations.to_string())
-            .env("KRONOS_POSTGRES__URL", config.postgres.url.expose_secret())
-            .env("KRONOS_REDIS__URL", config.redis.url.expose_secret())
-            .env("KRONOS_REDIS__PREFIX", &config.redis.prefix)
-            .env("KRONOS_IDENTITY__ISSUER", &config.identity.issuer)
-            .env("KRONOS_IDENTITY__JWKS_URL", &config.identity.jwks_url)
-            .env("KRONOS_IDENTITY__AUTH_URL", &config.identity.auth_url)
-            .env("KRONOS_GATEWAY__TABLE_PATH", "")
             .env("KRONOS_GATEWAY__WORKERS", "1")
-            .env("KRONOS_AUDIT__REQUESTS", "false")
             .env("KRONOS_TELEMETRY__LOG_LEVEL", "error")
-            .kill_on_drop(true)
             .spawn()
             .unwrap()
     }
@@ -79,18 +67,11 @@ impl Replica {
     }
 }
 
-struct Nginx {
-    address: SocketAddr,
-    folder: PathBuf,
-    process: std::process::Child,
-}
-
-impl Nginx {
-    async fn start(replicas: &[&Replica]) -> Self {
-        let (address, folder) = (free(), std::env::temp_dir().join(unique("kronos-nginx")));
-        std::fs::create_dir_all(&folder).unwrap();
-        let servers: String =
-            replicas.iter().map(|replica| format!("server {} max_fails=2 fail_timeout=2s;", replica.api)).collect();
+/// The configuration of `deploy/nginx`, in front of these.
+async fn in_front_of(replicas: &[&Replica]) -> Nginx {
+    let servers: String =
+        replicas.iter().map(|replica| format!("server {} max_fails=2 fail_timeout=2s;", replica.api)).collect();
+    Nginx::start(|address, folder| {
         let mut text = CONFIGURATION.to_owned();
         for (from, to) in [
             ("server router-service:8080 max_fails=2 fail_timeout=2s;", servers.as_str()),
@@ -103,32 +84,9 @@ impl Nginx {
             assert!(text.contains(from), "deploy/nginx has no `{from}`");
             text = text.replace(from, to);
         }
-        let file = folder.join("nginx.conf");
-        std::fs::write(&file, text).unwrap();
-        let process = std::process::Command::new("/usr/sbin/nginx")
-            .arg("-c")
-            .arg(&file)
-            .arg("-p")
-            .arg(&folder)
-            .args(["-g", "daemon off;"])
-            .spawn()
-            .expect("nginx-core is installed by `cargo xtask test`");
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        wait_up_to(Duration::from_secs(20), "nginx answers", async || {
-            client.get(format!("http://{address}/nginx/live")).send().await.is_ok()
-        })
-        .await;
-        Self { address, folder, process }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its worker ends with it; a killed master would leave one behind.
-        let _ = std::process::Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+        text
+    })
+    .await
 }
 
 #[tokio::test]
@@ -140,7 +98,7 @@ async fn a_rolling_restart_behind_nginx_fails_no_request() {
     let route =
         json!({"name": "echo", "match": {"path": {"prefix": "/echo"}}, "upstream": "echo", "authentication": ["none"]});
     admin.post("/routes", &route).await.expect(201);
-    let nginx = Nginx::start(&[&first, &second]).await;
+    let nginx = in_front_of(&[&first, &second]).await;
     let url = format!("http://{}/echo/x", nginx.address);
     let (ending, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let callers: Vec<_> = (0..8)
@@ -176,6 +134,6 @@ async fn a_rolling_restart_behind_nginx_fails_no_request() {
     for caller in callers {
         failures.extend(caller.await.unwrap());
     }
-    let log = std::fs::read_to_string(nginx.folder.join("error.log")).unwrap_or_default();
+    let log = nginx.wrote("error.log");
     assert!(failures.is_empty(), "{} of {} failed: {failures:?}\n{log}", failures.len(), served.load(SeqCst));
 }

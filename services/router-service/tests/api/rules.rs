@@ -7,6 +7,7 @@ use router_service::{
     headers,
     limit::{Gcra, Quota, counted},
     openapi,
+    origin::{TrustedHeader, origin_of},
     sniff::{Sniffer, Verdict},
 };
 use serde_json::json;
@@ -135,11 +136,46 @@ fn only_a_trusted_proxy_is_believed() {
         ("10.0.0.1", "6.6.6.6, junk, 10.0.0.2", "10.0.0.2", "10.0.0.2, 10.0.0.1", true),
         ("fd00::1", "2001:db8::5", "2001:db8::5", "2001:db8::5, fd00::1", true),
     ] {
-        let origin =
-            headers::origin_of(peer.parse().unwrap(), &peer.parse().unwrap(), false, &headers(chain), &trusted);
+        let said = (&headers(chain), &trusted, TrustedHeader::XForwardedFor);
+        let origin = origin_of(peer.parse().unwrap(), &peer.parse().unwrap(), false, said.0, said.1, said.2);
         assert_eq!(origin.address.to_string(), address, "{peer} {chain}");
         assert_eq!(origin.chain.to_str().unwrap(), sent, "{peer} {chain}");
         assert_eq!(origin.is_https, https, "{peer} {chain}");
+    }
+}
+
+#[test]
+fn forwarded_is_read_where_the_configuration_says_so() {
+    let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    for (said, address, sent, https) in [
+        ("for=203.0.113.9;proto=https", "203.0.113.9", "203.0.113.9, 10.0.0.1", true),
+        ("For=\"203.0.113.9:4711\" ; Proto=HTTP", "203.0.113.9", "203.0.113.9, 10.0.0.1", false),
+        ("for=\"[2001:db8::5]:80\"", "2001:db8::5", "2001:db8::5, 10.0.0.1", false),
+        (
+            "for=6.6.6.6;proto=http, for=203.0.113.9, for=\"[fd00::2]\";proto=https",
+            "203.0.113.9",
+            "203.0.113.9, fd00::2, 10.0.0.1",
+            true,
+        ),
+        ("for=6.6.6.6, for=unknown, for=10.0.0.2", "10.0.0.2", "10.0.0.2, 10.0.0.1", false),
+        ("for=6.6.6.6, for=_hidden", "10.0.0.1", "10.0.0.1", false),
+        ("for=6.6.6.6, for=\"x, for=7.7.7.7", "10.0.0.1", "10.0.0.1", false),
+        ("for=\"6.6.6.6\\\"\"", "10.0.0.1", "10.0.0.1", false),
+        ("junk", "10.0.0.1", "10.0.0.1", false),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded", HeaderValue::from_static(said));
+        // A proxy that writes the other one passes this on as it came.
+        headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
+        let peer = "10.0.0.1";
+        let of = |peer: &str| {
+            let text = peer.parse().unwrap();
+            origin_of(peer.parse().unwrap(), &text, false, &headers, &trusted, TrustedHeader::Forwarded)
+        };
+        let origin = of(peer);
+        assert_eq!((origin.address.to_string().as_str(), origin.chain.to_str().unwrap()), (address, sent), "{said}");
+        assert_eq!(origin.is_https, https, "{said}");
+        assert_eq!(of("192.0.2.1").address.to_string(), "192.0.2.1", "nobody else is believed");
     }
 }
 

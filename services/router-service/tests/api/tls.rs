@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kronos_testkit::{unique, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
-use router_service::Config;
+use router_service::{Config, config::Pair};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -168,6 +168,37 @@ async fn a_new_certificate_is_taken_without_dropping_a_connection() {
     wait_until("the new certificate is shown", async || connect(&gateway, client(), "new.test").await.is_ok()).await;
     let (head, _) = ask(&mut old, "/echo/2").await;
     assert!(head.starts_with("HTTP/1.1 200"), "the open connection goes on: {head}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_chosen_by_the_name_that_a_client_asks_for() {
+    let authority = Authority::new();
+    let pair = |name: &str, hosts: &[&str]| {
+        let names = hosts.iter().map(|host| SanType::DnsName((*host).try_into().unwrap())).collect();
+        let (certificate, key) = authority.issue(names, ExtendedKeyUsagePurpose::ServerAuth);
+        let certificate = authority.write(&format!("{name}.pem"), &certificate);
+        Pair { certificate, key: authority.write(&format!("{name}-key.pem"), &key) }
+    };
+    let pairs = vec![pair("api", &["api.test", "api.example.test"]), pair("all", &["*.example.test"])];
+    let (_world, gateway, echo) = start(&authority, |config| config.tls.by_name = pairs).await;
+    gateway.echo(&[&echo]).await;
+    for host in ["gate.test", "api.test", "api.example.test", "www.example.test", "API.test"] {
+        let mut stream = connect(&gateway, authority.client(None, &[]), host).await.unwrap_or_else(|error| {
+            panic!("{host}: {error}");
+        });
+        let (head, _) = ask(&mut stream, "/echo/x").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{host}: {head}");
+    }
+    for stranger in ["other.test", "deep.www.example.test", "example.test"] {
+        assert!(connect(&gateway, authority.client(None, &[]), stranger).await.is_err(), "{stranger}");
+    }
+    // They are read again too.
+    pair("api", &["new.test"]);
+    wait_until("the new certificate is shown", async || {
+        connect(&gateway, authority.client(None, &[]), "new.test").await.is_ok()
+    })
+    .await;
+    connect(&gateway, authority.client(None, &[]), "gate.test").await.unwrap();
 }
 
 #[tokio::test]

@@ -93,6 +93,28 @@ async fn lists_are_paged_by_name() {
     assert!(names.is_sorted() && names.len() == 39 && names.contains(&"echo".to_owned()), "{names:?}");
     let upstreams = gateway.admin.get("/upstreams").await.expect(200).json();
     assert_eq!(upstreams["items"].as_array().unwrap().len(), 7);
+    gateway.upstream("other", &[&echo]).await;
+    for (name, more) in [
+        ("canary", json!({"upstream": "echo", "canary": {"upstream": "other", "percent": 1}})),
+        ("mirror", json!({"upstream": "echo", "mirror": {"upstream": "other"}})),
+        ("straight", json!({"upstream": "other"})),
+    ] {
+        let mut spec = route(name);
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        gateway.route(spec).await;
+    }
+    let of = async |query: &str| {
+        let page = gateway.admin.get(&format!("/routes?{query}")).await.expect(200).json();
+        let names: Vec<String> =
+            page["items"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+        (names, page["nextCursor"].as_str().map(str::to_owned))
+    };
+    assert_eq!(of("upstream=other").await.0, ["canary", "mirror", "straight"]);
+    let (first, next) = of("upstream=other&limit=2").await;
+    assert_eq!(first, ["canary", "mirror"]);
+    assert_eq!(of(&format!("upstream=other&cursor={}", next.unwrap())).await.0, ["straight"]);
+    assert_eq!(of("upstream=nobody").await.0, Vec::<String>::new());
+    gateway.admin.get("/routes?upstream=No%20Name").await.expect_problem(400, "invalid_query");
     gateway.admin.get("/routes?limit=0").await.expect_problem(400, "invalid_query");
     gateway.admin.get("/routes?cursor=x").await.expect_problem(400, "invalid_cursor");
 }

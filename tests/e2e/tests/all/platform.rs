@@ -119,7 +119,7 @@ impl Platform {
             if ["auth-service", "user-service", "log-service", "messaging-service"].contains(&name) {
                 set("rabbit.url", vhost.clone());
             }
-            if ["log-service", "messaging-service"].contains(&name) {
+            if ["log-service", "messaging-service", "router-service"].contains(&name) {
                 set("kafka.brokers", kafka.brokers.clone());
                 set("kafka.prefix", kafka.prefix.clone());
             }
