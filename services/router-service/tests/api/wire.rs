@@ -90,7 +90,7 @@ async fn lists_are_paged_by_name() {
             None => break,
         }
     }
-    assert!(names.is_sorted() && names.len() == 39 && names.contains(&"echo".to_owned()), "{names:?}");
+    assert!(names.is_sorted() && names.len() == 40 && names.contains(&"echo".to_owned()), "{names:?}");
     let upstreams = gateway.admin.get("/upstreams").await.expect(200).json();
     assert_eq!(upstreams["items"].as_array().unwrap().len(), 7);
     gateway.upstream("other", &[&echo]).await;
