@@ -91,6 +91,9 @@ pub struct Rabbit {
     pub url: SecretString,
     /// Longest wait for a publisher confirm, in milliseconds; later it counts as unknown.
     pub confirm_timeout_ms: u64,
+    /// `amqps://`: PEM file of the authority that is believed beside the system's; empty: those alone.
+    #[serde(default)]
+    pub ca_file: String,
 }
 
 /// `[kafka]`.
@@ -103,6 +106,51 @@ pub struct Kafka {
     pub prefix: String,
     /// Longest wait for an acknowledgement or an answer, in milliseconds.
     pub timeout_ms: u64,
+    /// Whether to speak TLS, and to log in.
+    #[serde(default)]
+    pub security: KafkaSecurity,
+    /// With TLS: PEM file of the authority that is believed; empty: the system's.
+    #[serde(default)]
+    pub ca_file: String,
+    /// How to log in.
+    #[serde(default)]
+    pub sasl_mechanism: SaslMechanism,
+    /// With SASL: as whom.
+    #[serde(default)]
+    pub username: String,
+    /// With SASL.
+    #[serde(default)]
+    pub password: SecretString,
+}
+
+/// How connections to Kafka are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KafkaSecurity {
+    /// As they are.
+    #[default]
+    Plaintext,
+    /// Over TLS.
+    Ssl,
+    /// With a login.
+    SaslPlaintext,
+    /// With a login, over TLS.
+    SaslSsl,
+}
+
+/// How to log in to Kafka.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum SaslMechanism {
+    /// RFC 7677: the password is not sent.
+    #[default]
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// As above, with a shorter hash.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// RFC 4616: the password is sent. Over TLS alone.
+    #[serde(rename = "PLAIN")]
+    Plain,
 }
 
 /// `[identity]`: whose tokens are believed, and who this service is itself.

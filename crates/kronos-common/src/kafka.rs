@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use rdkafka::{
     ClientConfig, admin::AdminClient, client::DefaultClientContext, consumer::StreamConsumer, producer::FutureProducer,
 };
+use secrecy::ExposeSecret as _;
 
-use crate::config;
+use crate::config::{self, KafkaSecurity, SaslMechanism};
 
 /// Records that a producer may hold before it says that its queue is full.
 const QUEUE_RECORDS: &str = "100000";
@@ -27,7 +28,8 @@ pub fn producer(config: &config::Kafka) -> anyhow::Result<FutureProducer> {
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", config.timeout_ms.to_string())
         .set("linger.ms", "2")
-        .set("compression.type", "gzip")
+        // Cheap for who sends and for who reads; every client has it.
+        .set("compression.type", "lz4")
         .set("queue.buffering.max.messages", QUEUE_RECORDS)
         .set("queue.buffering.max.kbytes", QUEUE_KIBIBYTES)
         .create()
@@ -87,5 +89,30 @@ fn base(config: &config::Kafka) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         // Connections that come and go are the client's business; errors reach the caller by its own calls.
         .set("log.connection.close", "false");
+    secure(&mut client, config);
     client
+}
+
+fn secure(client: &mut ClientConfig, config: &config::Kafka) {
+    let (protocol, tls, login) = match config.security {
+        KafkaSecurity::Plaintext => return,
+        KafkaSecurity::Ssl => ("ssl", true, false),
+        KafkaSecurity::SaslPlaintext => ("sasl_plaintext", false, true),
+        KafkaSecurity::SaslSsl => ("sasl_ssl", true, true),
+    };
+    client.set("security.protocol", protocol);
+    if tls {
+        // The certificate must be the broker's own: the default, said once more.
+        client.set("ssl.endpoint.identification.algorithm", "https");
+        client.set("ssl.ca.location", if config.ca_file.is_empty() { "probe" } else { config.ca_file.as_str() });
+    }
+    if login {
+        let mechanism = match config.sasl_mechanism {
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::Plain => "PLAIN",
+        };
+        client.set("sasl.mechanism", mechanism);
+        client.set("sasl.username", &config.username).set("sasl.password", config.password.expose_secret());
+    }
 }

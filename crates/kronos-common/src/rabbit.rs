@@ -12,6 +12,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use lapin::{
     BasicProperties, Channel, Confirmation, ConnectionProperties, ExchangeKind,
     options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions},
+    tcp::OwnedTLSConfig,
     types::{FieldTable, LongString, ShortString},
     uri::AMQPUri,
 };
@@ -67,7 +68,7 @@ impl Connection {
     /// Starts the supervisor and returns at once: the broker may be away. `/ready` shows it as something that may.
     ///
     /// # Errors
-    /// A malformed URL.
+    /// A malformed URL, or `ca_file` can't be read.
     pub async fn open(config: &config::Rabbit, context: &Context) -> anyhow::Result<Self> {
         // The parser's own message may repeat the URL, and with it the password.
         let mut uri: AMQPUri = config
@@ -77,13 +78,18 @@ impl Connection {
             .map_err(|_| anyhow::anyhow!("configuration key `rabbit.url` is not an amqp:// or amqps:// URL"))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         uri.query.frame_max.get_or_insert(FRAME_MAX_BYTES);
+        let authority = match config.ca_file.as_str() {
+            "" => None,
+            path => Some(std::fs::read_to_string(path).with_context(|| format!("read rabbit.ca_file {path}"))?),
+        };
+        let tls = OwnedTLSConfig { identity: None, cert_chain: authority };
         let (sender, current) = watch::channel(None);
         let shared = Arc::new(Shared {
             current,
             last_error: Mutex::new("not connected yet".to_owned()),
             confirm_timeout: Duration::from_millis(config.confirm_timeout_ms),
         });
-        let supervisor = supervise(uri, context.name, sender, Arc::downgrade(&shared), context.shutdown.clone());
+        let supervisor = supervise((uri, tls), context.name, sender, Arc::downgrade(&shared), context.shutdown.clone());
         context.spawn("rabbit-supervisor", supervisor);
         let connection = Self { shared };
         let checked = connection.clone();
@@ -122,6 +128,11 @@ impl Connection {
     /// Whether the broker is there.
     pub fn is_connected(&self) -> bool {
         self.shared.current.borrow().is_some()
+    }
+
+    /// Whether the broker is short of memory or disk, and takes no publishes until it has some again.
+    pub fn is_blocked(&self) -> bool {
+        self.shared.current.borrow().as_ref().is_some_and(|connection| connection.status().blocked())
     }
 
     /// Longest wait for a confirm.
@@ -199,7 +210,7 @@ pub fn confirmed(answer: lapin::Result<Confirmation>) -> Result<(), PublishError
 }
 
 async fn supervise(
-    uri: AMQPUri,
+    (uri, tls): (AMQPUri, OwnedTLSConfig),
     name: &'static str,
     sender: watch::Sender<Option<Arc<lapin::Connection>>>,
     shared: std::sync::Weak<Shared>,
@@ -209,7 +220,7 @@ async fn supervise(
     let mut pause = BACKOFF.0;
     loop {
         let attempt = tokio::select! {
-            attempt = tokio::time::timeout(CONNECT_TIMEOUT, connect(uri.clone(), name)) => attempt,
+            attempt = tokio::time::timeout(CONNECT_TIMEOUT, connect(uri.clone(), tls.clone(), name)) => attempt,
             () = shutdown.cancelled() => return,
         };
         let error = match attempt {
@@ -242,9 +253,10 @@ async fn supervise(
     }
 }
 
-async fn connect(uri: AMQPUri, name: &'static str) -> anyhow::Result<lapin::Connection> {
+async fn connect(uri: AMQPUri, tls: OwnedTLSConfig, name: &'static str) -> anyhow::Result<lapin::Connection> {
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
-    let connection = lapin::Connection::connect_uri(uri, properties).await?;
+    let runtime = lapin::runtime::default_runtime()?;
+    let connection = lapin::Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
     let channel = connection.create_channel().await?;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel

@@ -16,16 +16,19 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use kronos_common::{config::Identity, identity::JwkSet};
+use kronos_common::{
+    config::Identity,
+    identity::{JwkSet, permission_matches, resource_matches},
+};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const ISSUER: &str = "http://kronos.test";
 const AUDIENCE: &str = "kronos";
 const LIFE_SECONDS: i64 = 600;
 
 /// Plays auth-service: serves `/.well-known/jwks.json`, and `POST /oauth/token`, which gives any client a token of its own
-/// with the permission `*:*`. Ends with the test's runtime.
+/// with the permission `*:*`, and `POST /auth/check`. Ends with the test's runtime.
 #[derive(Clone)]
 pub struct Issuer(Arc<Inner>);
 
@@ -34,6 +37,8 @@ struct Inner {
     other: Ed25519KeyPair,
     kid: String,
     address: SocketAddr,
+    /// Subject, permission, resource pattern.
+    grants: Mutex<Vec<(String, String, String)>>,
 }
 
 impl Issuer {
@@ -45,12 +50,14 @@ impl Issuer {
             other: Ed25519KeyPair::generate().expect("generate a key"),
             kid: uuid::Uuid::now_v7().to_string(),
             address: listener.local_addr().expect("a bound listener has an address"),
+            grants: Mutex::default(),
         }));
         let router = Router::new()
             .route("/.well-known/jwks.json", get(async |State(issuer): State<Issuer>| Json(issuer.key_set())))
             .route("/oauth/token", post(give_token))
             // As user-service takes them.
             .route("/permissions/{service}", put(async || Json(json!([]))))
+            .route("/auth/check", post(check_access))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.expect("serve") });
         issuer
@@ -68,6 +75,12 @@ impl Issuer {
             client_id: "test-service".into(),
             client_secret: "not-checked".to_owned().into(),
         }
+    }
+
+    /// Lets `/auth/check` say that the subject holds a permission on the resources that the pattern covers.
+    pub fn grant(&self, subject: &str, permission: &str, pattern: &str) {
+        let grant = [subject, permission, pattern].map(str::to_owned).into();
+        self.0.grants.lock().expect("nobody panics while holding it").push(grant);
     }
 
     /// The public keys.
@@ -200,6 +213,17 @@ impl TokenBuilder {
         let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
         format!("{message}.{signature}")
     }
+}
+
+async fn check_access(State(issuer): State<Issuer>, Json(question): Json<Value>) -> Json<Value> {
+    let asked = |name: &str| question[name].as_str().unwrap_or_default();
+    let grants = issuer.0.grants.lock().expect("nobody panics while holding it");
+    let allowed = grants.iter().any(|(subject, permission, pattern)| {
+        subject == asked("subject")
+            && permission_matches(permission, asked("permission"))
+            && resource_matches(pattern, asked("resource"))
+    });
+    Json(json!({ "allowed": allowed, "why": [] }))
 }
 
 async fn give_token(

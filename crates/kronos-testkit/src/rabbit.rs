@@ -32,7 +32,7 @@ pub async fn test_vhost() -> String {
 
 /// A `[rabbit]` section with a virtual host of its own.
 pub async fn test_rabbit() -> config::Rabbit {
-    config::Rabbit { url: test_vhost().await.into(), confirm_timeout_ms: 5_000 }
+    config::Rabbit { url: test_vhost().await.into(), confirm_timeout_ms: 5_000, ca_file: String::new() }
 }
 
 async fn sweep() {

@@ -102,10 +102,20 @@ pub fn test_redis() -> config::Redis {
 
 /// A `[kafka]` section with a prefix of its own.
 pub fn test_kafka() -> config::Kafka {
+    kafka_at(Stores::get().kafka.url.clone())
+}
+
+/// The same for another broker.
+pub(crate) fn kafka_at(brokers: String) -> config::Kafka {
     config::Kafka {
-        brokers: Stores::get().kafka.url.clone(),
+        brokers,
         prefix: format!("{}.", unique("test")),
         timeout_ms: 10_000,
+        security: config::KafkaSecurity::Plaintext,
+        ca_file: String::new(),
+        sasl_mechanism: config::SaslMechanism::default(),
+        username: String::new(),
+        password: String::new().into(),
     }
 }
 

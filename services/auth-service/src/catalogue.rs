@@ -78,8 +78,21 @@ pub const KNOWN_CLIENTS: &[KnownClient] = &[
     known("user-service", "user-service", &["credentials:write", "logs:write"]),
     known("log-service", "log-service", &["logs:write"]),
     known("cache-service", "cache-service", &["logs:write"]),
-    known("router-service", "router-service", &["logs:write", "tokens:verify", "nodes:read"]),
-    known("messaging-service", "messaging-service", &["logs:write"]),
+    known(
+        "router-service",
+        "router-service",
+        &[
+            "logs:write",
+            "tokens:verify",
+            "nodes:read",
+            // What it has accepted to pass on later.
+            "messages:publish",
+            "messages:subscribe",
+            "topics:manage",
+            "requests:delegate",
+        ],
+    ),
+    known("messaging-service", "messaging-service", &["logs:write", "access:check"]),
     known("database-admin", "database-admin", &["logs:write"]),
 ];
 

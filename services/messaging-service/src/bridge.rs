@@ -26,6 +26,10 @@ use crate::{
 
 /// Names that begin so are the ecosystem's own.
 pub(crate) const RESERVED: &str = "kronos.";
+/// The queue in which the gateway keeps the requests that it has accepted; for who may speak for others alone.
+pub(crate) const REQUESTS: &str = "kronos.gateway.requests";
+/// The permission to speak for others.
+pub(crate) const DELEGATE: &str = "requests:delegate";
 /// Carry a secret for one person's mailbox.
 const NOT_BRIDGED: [&str; 1] = ["kronos.auth.mail-requested"];
 const QUEUE: &str = "messaging-service.channels";
@@ -79,7 +83,8 @@ pub(crate) fn may_read(caller: &Caller, topic: &str) -> Result<()> {
 
 /// The channels that the caller may not read.
 pub(crate) fn hidden_from(caller: &Caller) -> Vec<&'static str> {
-    CHANNELS.iter().filter(|channel| !caller.may(channel.permission)).map(|channel| channel.topic).collect()
+    let hidden = CHANNELS.iter().filter(|channel| !caller.may(channel.permission)).map(|channel| channel.topic);
+    hidden.chain((!caller.may(DELEGATE)).then_some(REQUESTS)).collect()
 }
 
 /// Whether callers may publish to a topic: to channels, services alone tell events.
@@ -87,7 +92,7 @@ pub(crate) fn hidden_from(caller: &Caller) -> Vec<&'static str> {
 /// # Errors
 /// 403 `permission_denied`.
 pub(crate) fn may_publish(topic: &str) -> Result<()> {
-    if topic.starts_with(RESERVED) && topic != GAIA {
+    if topic.starts_with(RESERVED) && ![GAIA, REQUESTS].contains(&topic) {
         return Err(Problem::forbidden("only Kronos itself publishes to its channels"));
     }
     Ok(())
@@ -152,6 +157,7 @@ fn topic(name: &str, defaults: &Topics) -> Topic {
         schema: None,
         ageing_ms: 0,
         dead_letter: None,
+        encrypted: false,
         created_at: Utc::now().trunc_subsecs(6),
     }
 }
@@ -175,6 +181,7 @@ fn message(event: &Event) -> Message {
         published_at: Utc::now().trunc_subsecs(6),
         expires_at: None,
         traceparent: event.traceparent.clone(),
+        sealed: false,
     }
 }
 

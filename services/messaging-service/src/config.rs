@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kronos_common::config::{Http, Identity, Kafka, Postgres, Rabbit, Redis, ServiceConfig, Telemetry};
+use kronos_common::config::{Http, Identity, Kafka, Postgres, Rabbit, Redis, Sealing, ServiceConfig, Telemetry};
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -15,6 +15,7 @@ pub struct Config {
     pub rabbit: Rabbit,
     pub kafka: Kafka,
     pub identity: Identity,
+    pub sealing: Sealing,
     pub topics: Topics,
     pub publish: Publish,
     pub deliver: Deliver,

@@ -67,6 +67,7 @@ pub fn backoff(base: Duration, longest: Duration, attempt: u32, random: f64) -> 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Candidate {
     pub delivery_id: i64,
+    pub topic: String,
     pub group_id: Uuid,
     pub group_name: String,
     pub state: String,
@@ -152,5 +153,7 @@ pub struct DeadLetter {
     pub attempt: i32,
     pub reason: Option<String>,
     pub published_at: DateTime<Utc>,
+    /// The payload is sealed.
+    pub sealed: bool,
     pub dead_at: DateTime<Utc>,
 }

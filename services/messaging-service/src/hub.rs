@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Deliver,
-    counts::Happened,
+    counts::{Happened, Step},
     delivery::Receipt,
     kafka::Kafka,
     message::{Delivered, raw, render},
@@ -27,6 +27,7 @@ use crate::{
     store::{Ended, Leased, Store},
     telemetry::Metrics,
     topic::{Group, Topic},
+    vault::Vault,
 };
 
 /// How long a group without subscribers is still read for: until the next poll, mostly.
@@ -49,6 +50,7 @@ struct Inner {
     context: Context,
     metrics: Metrics,
     signals: Signals,
+    vault: Vault,
     hubs: Mutex<HashMap<Uuid, Arc<Hub>>>,
     leavers: mpsc::UnboundedSender<Leaver>,
 }
@@ -87,7 +89,7 @@ impl Hubs {
         instance: Uuid,
         (store, rabbit, kafka): (Store, Rabbit, Kafka),
         deliver: Deliver,
-        (metrics, signals): (Metrics, Signals),
+        (metrics, signals, vault): (Metrics, Signals, Vault),
         context: &Context,
     ) -> Self {
         let (leavers, mut left) = mpsc::unbounded_channel::<Leaver>();
@@ -100,6 +102,7 @@ impl Hubs {
             context: context.clone(),
             metrics,
             signals,
+            vault,
             hubs: Mutex::default(),
             leavers,
         }));
@@ -161,6 +164,7 @@ impl Hubs {
             "settled" => {
                 let seconds = (Utc::now() - end.published_at).as_seconds_f64().max(0.0);
                 metrics.acknowledged_seconds.with_label_values(&[&end.kind]).observe(seconds);
+                metrics.counts.took(&end.topic, Step::Acknowledged, seconds);
                 metrics.counts.add(topic, Happened::Acknowledged, 1);
             }
             _ => {}
@@ -169,7 +173,8 @@ impl Hubs {
 
     /// Messages were stored for a group: so many have arrived, and may be handed out, here and elsewhere.
     pub(crate) fn arrived(&self, hub: &Hub, messages: u64) {
-        self.0.metrics.counts.add((hub.topic.topic_id, &hub.topic.name), Happened::Arrived, messages);
+        // The ledger knows: it was told in the transaction that stored them.
+        self.0.metrics.counts.show(&hub.topic.name, Happened::Arrived, messages);
         self.ready(hub.group.group_id);
     }
 
@@ -329,6 +334,7 @@ impl Hubs {
             if row.attempt == 1 {
                 let seconds = (now - row.published_at).as_seconds_f64().max(0.0);
                 self.0.metrics.delivery_seconds.with_label_values(&[kind]).observe(seconds);
+                self.0.metrics.counts.took(&hub.topic.name, Step::Delivered, seconds);
             }
             let json = render(&Delivered {
                 message_id: row.message_id,
@@ -336,7 +342,7 @@ impl Hubs {
                 topic: &hub.topic.name,
                 group: Some(&hub.group.name),
                 key: row.key.as_deref(),
-                payload: raw(&row.payload),
+                payload: raw(&self.0.vault.open(row.sealed, &row.payload)),
                 headers: raw(row.headers.as_bytes()),
                 traceparent: row.traceparent.as_deref(),
                 attempt: row.attempt,

@@ -22,6 +22,7 @@ mod reader;
 mod relay;
 mod replies;
 pub mod resume;
+mod rights;
 mod routes;
 pub mod schedule;
 mod scheduler;
@@ -31,6 +32,7 @@ pub mod store;
 mod tail;
 mod telemetry;
 pub mod topic;
+mod vault;
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,10 +55,12 @@ use crate::{
     publish::Publisher,
     rabbit::Rabbit,
     replies::Replies,
+    rights::Rights,
     signals::{Signal, Signals},
     store::Store,
     tail::Tails,
     telemetry::Metrics,
+    vault::Vault,
 };
 
 pub use crate::config::Config;
@@ -74,6 +78,7 @@ pub(crate) struct App {
     instance: Uuid,
     store: Store,
     verifier: Verifier,
+    rights: Rights,
     revocations: Revocations,
     catalog: Catalog,
     publisher: Publisher,
@@ -85,6 +90,7 @@ pub(crate) struct App {
     signals: Signals,
     replies: Replies,
     metrics: Metrics,
+    vault: Vault,
     /// Room for SSE subscribers.
     subscribers: Arc<Semaphore>,
     context: Context,
@@ -112,11 +118,15 @@ impl App {
         let metrics = Metrics::register(&context);
         let pool = postgres::connect(&config.postgres, &context).await?;
         postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &store::MIGRATIONS]).await?;
+        let vault = Vault::new(&config.sealing)?;
         let store = Store { pool };
         let revocations = Revocations::follow(&config.redis, &context).await?;
         let verifier = Verifier::connect(&config.identity, revocations.clone(), &context).await?;
-        let catalogue = Client::new(&config.identity.user_url, ServiceToken::new(&config.identity)?, &context)?;
+        let token = ServiceToken::new(&config.identity)?;
+        let catalogue = Client::new(&config.identity.user_url, token.clone(), &context)?;
         declare(catalogue, routes::PERMISSIONS, &context);
+        let auth = Client::new(&config.identity.auth_url, token, &context)?;
+        let rights = Rights::new(auth);
         let rabbit = Rabbit::open(&config.rabbit, &context).await?;
         let kafka = Kafka::open(&config.kafka, config.topics.replication, &context)?;
 
@@ -126,10 +136,11 @@ impl App {
         let publisher = Publisher::new(parts.clone(), catalog.clone(), metrics.clone(), most_pending);
         relay::start(&publisher, Duration::from_millis(config.publish.relay_retry_ms), &context);
         let signals = Signals::start(store.clone(), instance, &context);
-        let hubs = Hubs::new(instance, parts, config.deliver.clone(), (metrics.clone(), signals.clone()), &context);
+        let telling = (metrics.clone(), signals.clone(), vault.clone());
+        let hubs = Hubs::new(instance, parts, config.deliver.clone(), telling, &context);
         let brokers = (rabbit.clone(), kafka.clone());
         let lag = config.subscribe.lag_messages;
-        let tails = Tails::new(catalog.clone(), brokers, lag, metrics.clone(), &context);
+        let tails = Tails::new(catalog.clone(), brokers, lag, (metrics.clone(), vault.clone()), &context);
 
         let replies = Replies::default();
         let (hearing, forgetting, closing, ringing) = (hubs.clone(), catalog.clone(), tails.clone(), replies.clone());
@@ -163,6 +174,7 @@ impl App {
             instance,
             store,
             verifier,
+            rights,
             revocations,
             catalog,
             publisher,
@@ -173,6 +185,7 @@ impl App {
             signals,
             replies,
             metrics,
+            vault,
             subscribers,
             context,
         })

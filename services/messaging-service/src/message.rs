@@ -27,6 +27,7 @@ pub mod wire {
     pub const PUBLISHED_AT: &str = "kronos-published-at";
     pub const EXPIRES_AT: &str = "kronos-expires-at";
     pub const TRACEPARENT: &str = "traceparent";
+    pub const SEALED: &str = "kronos-sealed";
 }
 
 /// A message on its way to or from a broker.
@@ -42,6 +43,8 @@ pub struct Message {
     pub published_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
     pub traceparent: Option<String>,
+    /// The payload is the sealed one, a JSON string.
+    pub sealed: bool,
 }
 
 impl Message {
@@ -62,6 +65,9 @@ impl Message {
         }
         if let Some(traceparent) = &self.traceparent {
             headers.push((wire::TRACEPARENT, traceparent.clone()));
+        }
+        if self.sealed {
+            headers.push((wire::SEALED, "1".to_owned()));
         }
         headers
     }
@@ -84,6 +90,7 @@ impl Message {
             published_at: now,
             expires_at: None,
             traceparent: None,
+            sealed: false,
         };
         let time = |text: &str| text.parse().ok().and_then(DateTime::from_timestamp_micros);
         for (name, value) in headers {
@@ -95,6 +102,7 @@ impl Message {
                 wire::PUBLISHED_AT => message.published_at = time(value).unwrap_or(now),
                 wire::EXPIRES_AT => message.expires_at = time(value),
                 wire::TRACEPARENT => message.traceparent = Some(value.to_owned()),
+                wire::SEALED => message.sealed = true,
                 _ => {}
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     batch::Batcher,
     broker::{SendError, Suspicion},
     catalog::{self, Catalog},
-    counts::Happened,
+    counts::{Happened, Step},
     fullness::Fullness,
     kafka::Kafka,
     message::Message,
@@ -139,6 +139,9 @@ impl Publisher {
             self.metrics.published.with_label_values(&[kind.as_str(), outcome]).inc();
             let seconds = begun.elapsed().as_secs_f64();
             self.metrics.publish_seconds.with_label_values(&[kind.as_str(), outcome]).observe(seconds);
+            if outcome == "confirmed" {
+                self.metrics.counts.took(topic.1, Step::Confirmed, seconds);
+            }
             result
         }));
         sent.await

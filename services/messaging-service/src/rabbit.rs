@@ -123,6 +123,10 @@ impl Rabbit {
     /// # Errors
     /// [`SendError::Away`].
     pub(crate) async fn channel(&self) -> Result<Channel, SendError> {
+        // The driver would keep what is published meanwhile in memory, without a bound.
+        if self.publishing.is_blocked() {
+            return Err(SendError::Away("the broker takes no publishes: it is short of memory or disk".to_owned()));
+        }
         let usable = || {
             let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
             channel.as_ref().filter(|channel| channel.status().connected()).cloned()

@@ -115,10 +115,7 @@ impl Reader {
             let begun = Instant::now();
             let read = match source {
                 Source::Stream => self.read_stream().await,
-                Source::Queue(queue, level) => tokio::select! {
-                    read = self.read_queue(queue, *level) => read,
-                    () = self.hub.ended.cancelled() => return,
-                },
+                Source::Queue(queue, level) => self.read_queue(queue, *level).await,
             };
             let Err(error) = read else { return };
             if begun.elapsed() > PAUSE.1 {
@@ -146,8 +143,20 @@ impl Reader {
 
     /// One queue of the broker's: its messages are dealt out to all instances that consume it.
     async fn read_queue(&self, queue: &str, level: Option<(i16, i16)>) -> anyhow::Result<()> {
-        self.rabbit.connected().await;
-        let (_channel, mut consumer) = self.rabbit.consume(queue).await?;
+        let ended = &self.hub.ended;
+        tokio::select! { () = self.rabbit.connected() => {}, () = ended.cancelled() => return Ok(()) }
+        let (channel, mut consumer) = self.rabbit.consume(queue).await?;
+        let read = tokio::select! {
+            read = self.read_consumer(&mut consumer, level) => read,
+            () = ended.cancelled() => Ok(()),
+        };
+        // Before the consumer is dropped, which cancels it: the broker would make the next consumer of a strict queue the active
+        // one, and give it what comes after the messages that this one still holds.
+        let _ = tokio::time::timeout(PAUSE.1, channel.close(200, "reading ends".into())).await;
+        read
+    }
+
+    async fn read_consumer(&self, consumer: &mut lapin::Consumer, level: Option<(i16, i16)>) -> anyhow::Result<()> {
         let mut room = Room::new(level);
         loop {
             self.wait_for_room(&mut room).await?;
@@ -173,9 +182,9 @@ impl Reader {
             }
             let last = last.context("the consumer ended")?;
             let ordered = self.hub.topic.is_strict();
-            let added = self.store.insert_deliveries(self.hub.group.group_id, ordered, &batch).await?;
             // A second copy that was published has arrived too; one that the broker redelivers has not arrived again.
-            self.hubs.arrived(&self.hub, added.max(fresh));
+            let arrived = self.store.insert_deliveries(self.hub.group.group_id, ordered, &batch, fresh).await?;
+            self.hubs.arrived(&self.hub, arrived);
             room.take(&batch);
             last.ack(BasicAckOptions { multiple: true }).await?;
         }

@@ -5,6 +5,7 @@ mod cloud_event;
 mod deliveries;
 mod failures;
 mod ledger;
+mod on_topic;
 mod publish;
 mod queues;
 mod requests;
@@ -23,6 +24,7 @@ use crate::App;
 pub(crate) const PERMISSIONS: &[(&str, &str)] = &[
     ("messages:publish", "Publish messages"),
     ("messages:subscribe", "Take messages"),
+    ("requests:delegate", "Ask on somebody's behalf, as the gateway does for requests that it accepted"),
     ("topics:manage", "Make, change and remove topics"),
     ("topics:read", "See topics"),
 ];

@@ -72,5 +72,6 @@ fn message(schedule: &Schedule, now: chrono::DateTime<Utc>) -> Message {
         published_at: now,
         expires_at: schedule.kept_ms.map(|kept_ms| now + TimeDelta::milliseconds(kept_ms)),
         traceparent: None,
+        sealed: schedule.sealed,
     }
 }

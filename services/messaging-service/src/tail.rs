@@ -35,6 +35,7 @@ use crate::{
     store::Position,
     telemetry::Metrics,
     topic::{Kind, Topic},
+    vault::Vault,
 };
 
 /// How long a subscriber waits for the broker to be listened to.
@@ -55,6 +56,7 @@ pub(crate) struct Tails {
     kafka: Kafka,
     lag: usize,
     metrics: Metrics,
+    vault: Vault,
     context: Context,
     tails: Arc<Mutex<HashMap<Uuid, Tail>>>,
 }
@@ -87,10 +89,10 @@ impl Tails {
         catalog: Catalog,
         (rabbit, kafka): (Rabbit, Kafka),
         lag: usize,
-        metrics: Metrics,
+        (metrics, vault): (Metrics, Vault),
         context: &Context,
     ) -> Self {
-        Self { catalog, rabbit, kafka, lag, metrics, context: context.clone(), tails: Arc::default() }
+        Self { catalog, rabbit, kafka, lag, metrics, vault, context: context.clone(), tails: Arc::default() }
     }
 
     /// Listens from now on: what is published after this returns is seen.
@@ -179,7 +181,7 @@ impl Tails {
                     return;
                 }
                 loop {
-                    let tailed = match next_of_stream(&topic, &consumer, &mut offsets).await {
+                    let tailed = match tails.next_of_stream(&topic, &consumer, &mut offsets).await {
                         Ok(tailed) => tailed,
                         Err(error) if is_fatal(&error) => return,
                         Err(_) => continue,
@@ -358,7 +360,7 @@ impl Tails {
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                next = next_of_stream(topic, &consumer, &mut offsets) => match next {
+                next = self.next_of_stream(topic, &consumer, &mut offsets) => match next {
                     Ok(tailed) => {
                         *reached = Some(Place::Offsets(offsets.clone()));
                         self.pass_on(telling, tailed, Place::Offsets(offsets.clone()));
@@ -388,6 +390,21 @@ impl Tails {
         }
     }
 
+    async fn next_of_stream(
+        &self,
+        topic: &Topic,
+        consumer: &StreamConsumer,
+        offsets: &mut [i64],
+    ) -> std::result::Result<Tailed, KafkaError> {
+        let record = consumer.recv().await?;
+        if let Some(offset) = usize::try_from(record.partition()).ok().and_then(|partition| offsets.get_mut(partition))
+        {
+            *offset = record.offset() + 1;
+        }
+        let json = self.vault.opened(kafka::incoming(&record)).for_all(&topic.name).into();
+        Ok(Tailed::Message { json, token: Some(Place::Offsets(offsets.to_vec()).encode(topic.topic_id).into()) })
+    }
+
     /// Tells what a broadcast's log has, until nobody listens.
     async fn follow_log(
         &self,
@@ -414,7 +431,7 @@ impl Tails {
                 if missing && !self.tell(topic, &to, Tailed::Gap, next).await {
                     return Ok(());
                 }
-                let json = rabbit::incoming(&delivery).for_all(&topic.name).into();
+                let json = self.vault.opened(rabbit::incoming(&delivery)).for_all(&topic.name).into();
                 let token = Some(next.encode(topic.topic_id).into());
                 if !self.tell(topic, &to, Tailed::Message { json, token }, next).await {
                     return Ok(());
@@ -436,19 +453,6 @@ fn start(place: &Place) -> From {
         Place::Since(ms) => From::Second((ms / 1000 - CLOCKS.as_secs().cast_signed()).max(0).unsigned_abs()),
         Place::Offsets(_) => From::Now,
     }
-}
-
-async fn next_of_stream(
-    topic: &Topic,
-    consumer: &StreamConsumer,
-    offsets: &mut [i64],
-) -> std::result::Result<Tailed, KafkaError> {
-    let record = consumer.recv().await?;
-    if let Some(offset) = usize::try_from(record.partition()).ok().and_then(|partition| offsets.get_mut(partition)) {
-        *offset = record.offset() + 1;
-    }
-    let json = kafka::incoming(&record).for_all(&topic.name).into();
-    Ok(Tailed::Message { json, token: Some(Place::Offsets(offsets.to_vec()).encode(topic.topic_id).into()) })
 }
 
 fn away() -> Problem {

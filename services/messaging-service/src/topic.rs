@@ -196,6 +196,8 @@ pub struct Topic {
     /// The topic that gets a copy of each dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<String>,
+    /// Payloads are sealed wherever they are kept: at the brokers, in the outbox, in the inventory. Keys and headers are not.
+    pub encrypted: bool,
     pub created_at: DateTime<Utc>,
 }
 

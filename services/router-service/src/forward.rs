@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use kronos_common::problem::Problem;
 
 use crate::{
+    asynchronous,
     attempts::{Prepared, attempts},
     balance,
     body::{ResponseBody, Source},
@@ -60,6 +61,9 @@ pub async fn forward(core: &Rc<Core>, route: &Route, arrived: Arrived) -> Respon
         _ => 0,
     };
     let prepared = Prepared { parts, target, source, upgrade, origin, host, keeps_trace, hash };
+    if let Some(spec) = &route.spec.asynchronous {
+        return Box::pin(asynchronous::accept(core, route, spec, &upstream.name, prepared, exchange, limits)).await;
+    }
     if let Some(cache) = route.spec.cache.as_ref().filter(|_| prepared.upgrade.is_none()) {
         return Box::pin(cache::flow::serve(core, route, upstream, cache, prepared, exchange, limits)).await;
     }

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod alarm;
+pub mod asynchronous;
 pub mod attempts;
 pub mod audit;
 pub mod authentication;
@@ -61,6 +62,7 @@ pub mod trust;
 pub mod tunnel;
 pub mod upstream;
 pub mod upstream_spec;
+pub mod worker;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -81,6 +83,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use crate::config::Config;
 use crate::{
+    asynchronous::Passing,
     audit::Audit,
     cache::keep::Kept,
     edge::networks,
@@ -99,6 +102,7 @@ use crate::{
     table::{CompiledLimit, Defaults},
     telemetry::Metrics,
     tls::Tls,
+    worker::Worker,
 };
 
 /// The commented reference of every setting.
@@ -169,6 +173,7 @@ struct Parts {
     quotas: Arc<Quotas>,
     tls: Option<Arc<Tls>>,
     trust: Arc<rustls::ClientConfig>,
+    passing: Passing,
     epoch: Instant,
 }
 
@@ -210,6 +215,11 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let redis_timeout = Duration::from_millis(config.limits.redis_timeout_ms);
     let auth = Client::new(&config.identity.auth_url, ServiceToken::new(&config.identity)?, context)?;
     let node_keys = NodeKeys::new(config.signatures.clone(), auth, revocations, redis.clone(), redis_timeout);
+    let passing = Passing::new(&config, context)?;
+    worker::start(
+        Worker::new(passing.clone(), Arc::clone(&live), trust::client(&config.balance.ca_file)?, epoch)?,
+        context,
+    );
     let leases = Leases::start(redis, redis_timeout, context);
     let limiter = Arc::new(Limiter::new(leases, config.limits.max_clients, epoch));
     jobs::sweep_limits(Arc::clone(&limiter), context);
@@ -227,7 +237,8 @@ async fn connect(config: Arc<Config>, context: &Context) -> anyhow::Result<(Part
     let idempotency = idempotency::layer(store.pool().clone(), verifier.clone());
     let router = routes::router().layer(idempotency).with_state(app);
     let node_keys = Arc::new(node_keys);
-    Ok((Parts { config, live, verifier, limiter, kept, metrics, node_keys, quotas, tls, trust, epoch }, router))
+    let parts = Parts { config, live, verifier, limiter, kept, metrics, node_keys, quotas, tls, trust, passing, epoch };
+    Ok((parts, router))
 }
 
 impl Parts {
@@ -250,6 +261,7 @@ impl Parts {
             networks: networks.map(Arc::new),
             node_keys: Arc::clone(&self.node_keys),
             tls: self.tls.clone(),
+            passing: self.passing.clone(),
             places: Places::default(),
             metrics: self.metrics.clone(),
             log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some(), audit),

@@ -23,6 +23,7 @@ use tracing::Span;
 use crate::{
     admission::{Admitted, admit, asked},
     alarm::Alarms,
+    asynchronous::Passing,
     body::{RequestBody, ResponseBody, Source},
     cache::keep::Kept,
     config::Config,
@@ -65,6 +66,8 @@ pub struct Gateway {
     pub networks: Option<Arc<networks::Compiled>>,
     pub node_keys: Arc<NodeKeys>,
     pub tls: Option<Arc<Tls>>,
+    /// To whom requests are given that are passed on later.
+    pub passing: Passing,
     pub places: Places,
     pub metrics: Metrics,
     pub log: RequestLog,
@@ -315,7 +318,8 @@ fn close_if(
     finish_own(response, exchange, limits)
 }
 
-fn finish_own(
+/// As the gateway's own answer.
+pub fn finish_own(
     response: axum::response::Response,
     mut exchange: Box<Exchange>,
     limits: Option<&(Arc<Rule>, Decision)>,

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 pub use crate::authentication::Authentication;
 use crate::{
+    asynchronous::AsyncSpec,
     cache::CacheSpec,
     canary::CanarySpec,
     edge::{
@@ -231,6 +232,9 @@ pub struct RouteSpec {
     /// Which answers are kept. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheSpec>,
+    /// The request is accepted with a 202, and passed on later. Absent: the client waits.
+    #[serde(default, rename = "async", skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<AsyncSpec>,
     /// The client is sent elsewhere; no instance is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -270,6 +274,7 @@ impl RouteSpec {
             canary: None,
             mirror: None,
             cache: None,
+            asynchronous: None,
             redirect: None,
             headers: None,
             security_headers: SecurityHeaders::Default,
@@ -359,6 +364,9 @@ impl RouteSpec {
             if self.mirror.is_some() {
                 wrong("/mirror", "not_with_cache", "a kept answer leaves nothing to copy: choose one".to_owned());
             }
+        }
+        if let Some(asynchronous) = &self.asynchronous {
+            asynchronous.check(self, &mut wrong);
         }
         if self.limits.len() > 8 {
             wrong("/limits", "too_many", "at most 8".to_owned());

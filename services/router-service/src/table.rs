@@ -335,6 +335,11 @@ impl Table {
         candidates.into_iter().map(|found| (&*self.routes[found.index], found.refuses)).collect()
     }
 
+    /// Whether a route's requests are passed on later.
+    pub fn has_async(&self) -> bool {
+        self.routes.iter().any(|route| route.spec.asynchronous.is_some())
+    }
+
     /// Names of all routes.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.name)

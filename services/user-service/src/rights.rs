@@ -394,7 +394,7 @@ fn refusal(
 #[schema(value_type = String, min_length = 3, max_length = 256, example = "robot:R-42")]
 pub struct Resource(String);
 
-/// What a right is tied to: a resource, or with `/*` at the end all that is below it.
+/// What a right is tied to: a resource, or with `/*` or `.*` at the end all that is below it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(value_type = String, min_length = 3, max_length = 256, example = "customer:17/*")]
@@ -413,8 +413,9 @@ impl TryFrom<String> for ResourcePattern {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const RULE: &str = "a resource such as robot:R-42, or all below one: customer:17/*; at most 256 characters";
-        let resource = text.strip_suffix("/*").unwrap_or(&text);
+        const RULE: &str =
+            "a resource such as robot:R-42, or all below one: customer:17/*, topic:orders.*; at most 256 characters";
+        let resource = text.strip_suffix("/*").or_else(|| text.strip_suffix(".*")).unwrap_or(&text);
         if is_resource(resource) && text.len() <= 256 { Ok(Self(text)) } else { Err(RULE) }
     }
 }
@@ -427,7 +428,9 @@ impl Resource {
 
     /// Every pattern that covers this resource, so that a store can look them up by equality.
     pub fn covering(&self) -> Vec<String> {
-        let above = self.0.match_indices('/').map(|(at, _)| format!("{}/*", &self.0[..at]));
+        // What is before the kind's colon is no resource.
+        let parts = self.0.match_indices(['/', '.']).filter(|(at, _)| self.0[..*at].contains(':'));
+        let above = parts.map(|(at, separator)| format!("{}{separator}*", &self.0[..at]));
         std::iter::once(self.0.clone()).chain(above).collect()
     }
 }

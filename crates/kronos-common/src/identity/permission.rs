@@ -166,14 +166,14 @@ pub fn permission_matches(granted: &str, wanted: &str) -> bool {
 }
 
 /// Whether a right on `pattern` covers `resource`. A pattern is a resource, such as `robot:R-42`, or all that is below one:
-/// `customer:17/*` covers `customer:17/robot:R-42`, and not `customer:17` itself.
+/// `customer:17/*` covers `customer:17/robot:R-42`, and not `customer:17` itself; `topic:orders.*` covers `topic:orders.eu`
+/// and `topic:orders.eu.paris`.
 pub fn resource_matches(pattern: &str, resource: &str) -> bool {
-    match pattern.strip_suffix("/*") {
-        Some(above) => resource
-            .strip_prefix(above)
-            .and_then(|below| below.strip_prefix('/'))
-            .is_some_and(|below| !below.is_empty()),
-        None => pattern == resource,
+    match pattern.strip_suffix('*') {
+        Some(above) if above.ends_with(['/', '.']) => {
+            resource.strip_prefix(above).is_some_and(|below| !below.is_empty())
+        }
+        _ => pattern == resource,
     }
 }
 
@@ -216,6 +216,11 @@ mod tests {
             ("customer:17/*", "customer:17", false),
             ("customer:17/*", "customer:17/", false),
             ("customer:17/*", "customer:170/a", false),
+            ("topic:orders.*", "topic:orders.eu", true),
+            ("topic:orders.*", "topic:orders.eu.paris", true),
+            ("topic:orders.*", "topic:orders", false),
+            ("topic:orders.*", "topic:ordersx.eu", false),
+            ("topic:orders*", "topic:orders.eu", false),
             ("customer:1/*", "customer:17/a", false),
         ] {
             assert_eq!(resource_matches(pattern, resource), expected, "{pattern} for {resource}");

@@ -191,6 +191,7 @@ fn only_user_service_writes_credentials_and_the_desk_resets_them() {
     assert_eq!(holders("credentials:reset"), ["ouranos-desk"]);
     assert_eq!(holders("factors:write"), ["ouranos-desk"]);
     assert_eq!(holders("nodes:read"), ["router-service"]);
+    assert_eq!(holders("requests:delegate"), ["router-service"]);
     assert!(KNOWN_CLIENTS.iter().flat_map(|client| client.permissions).all(|permission| is_permission(permission)));
 }
 

@@ -9,14 +9,14 @@ use axum::{
 use chrono::{DateTime, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::{Allowed, Caller},
+    identity::Caller,
     problem::{Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::CanSubscribe;
+use super::{CanSubscribe, on_topic::On};
 use crate::{
     App,
     delivery::{Candidate, Id, Meaning, backoff, by_message, by_receipt},
@@ -140,11 +140,11 @@ pub(crate) struct Extended {
 )]
 pub(crate) async fn acknowledge_message(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(id): Path<String>,
     Query(which): Query<Which>,
 ) -> Result<StatusCode> {
-    acknowledge(&app, &allowed.caller, &id, &which).await?;
+    acknowledge(&app, on_topic_of(&app, &on, &id).await?, &id, &which).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -165,13 +165,14 @@ pub(crate) async fn acknowledge_message(
 )]
 pub(crate) async fn retry_message(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(id): Path<String>,
     Query(which): Query<Which>,
     request: Request,
 ) -> Result<(StatusCode, Json<Retried>)> {
+    let caller = on_topic_of(&app, &on, &id).await?;
     let wanted: Retry = optional(request).await?;
-    let retried = retry(&app, &allowed.caller, &id, &which, &wanted).await?;
+    let retried = retry(&app, caller, &id, &which, &wanted).await?;
     Ok((StatusCode::ACCEPTED, Json(retried)))
 }
 
@@ -189,13 +190,27 @@ pub(crate) async fn retry_message(
 )]
 pub(crate) async fn extend_lease(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(id): Path<String>,
     Query(which): Query<Which>,
     request: Request,
 ) -> Result<Json<Extended>> {
+    let caller = on_topic_of(&app, &on, &id).await?;
     let extension: Extension = optional(request).await?;
-    extend(&app, &allowed.caller, &id, &which, &extension).await.map(Json)
+    extend(&app, caller, &id, &which, &extension).await.map(Json)
+}
+
+/// The caller, if it may subscribe to the topic of this delivery. Who may everywhere costs no look at the database.
+async fn on_topic_of<'a>(app: &App, on: &'a On<CanSubscribe>, id: &str) -> Result<&'a Caller> {
+    if let Ok(caller) = on.all() {
+        return Ok(caller);
+    }
+    let row = match Id::parse(id) {
+        None => None,
+        Some(Id::Receipt(receipt)) => app.store.candidate(receipt.delivery_id).await?,
+        Some(Id::Message(message_id)) => app.store.candidates(message_id).await?.pop(),
+    };
+    on.found(app, row.as_ref().map(|row| row.topic.as_str()), || refusal(&Meaning::Unknown)).await
 }
 
 /// As [`acknowledge_message`].

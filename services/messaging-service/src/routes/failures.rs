@@ -1,10 +1,9 @@
 //! What was given up, giving it another chance, and the history of a message that failed.
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use chrono::{DateTime, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::Allowed,
     page::{Cursor, Limit, Page},
     problem::{Problem, ProblemBody, Result},
 };
@@ -13,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::CanSubscribe;
+use super::{CanSubscribe, on_topic::On};
 use crate::{
     App, bridge,
     delivery::{DeadLetter, Receipt},
@@ -190,18 +189,26 @@ pub(crate) struct Failure {
 )]
 pub(crate) async fn list_dead_letters(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Query(list): Query<ListDeadLetters>,
 ) -> Result<Json<Page<DeadLetterItem>>> {
-    if let Some(topic) = &list.topic {
-        bridge::may_read(&allowed.caller, &app.catalog.find(topic).await?.name)?;
-    }
-    let hidden = bridge::hidden_from(&allowed.caller);
+    let caller = match &list.topic {
+        Some(topic) => {
+            let caller = on.topic(&app, topic).await?;
+            bridge::may_read(caller, &app.catalog.find(topic).await?.name)?;
+            caller
+        }
+        None => on.all()?,
+    };
+    let hidden = bridge::hidden_from(caller);
     let before = list.cursor.map(|cursor| cursor.decode()).transpose()?;
     let (topic, group) = (list.topic.as_deref(), list.group.as_deref());
     let letters = app.store.dead_letters(topic, group, &hidden, before, list.limit.fetch()).await?;
     let page = Page::new(letters, list.limit, |letter| (letter.dead_at, letter.delivery_id));
-    Ok(Json(page.map(DeadLetterItem::from)))
+    Ok(Json(page.map(|mut letter| {
+        letter.payload = app.vault.open(letter.sealed, &letter.payload).into_owned();
+        letter.into()
+    })))
 }
 
 /// Replay many dead letters
@@ -218,11 +225,13 @@ pub(crate) async fn list_dead_letters(
 )]
 pub(crate) async fn replay_dead_letters(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
-    Json(replay): Json<Replay>,
+    on: On<CanSubscribe>,
+    request: Request,
 ) -> Result<Json<Replayed>> {
+    let replay: Replay = on.body(request).await?;
+    let caller = on.topic(&app, &replay.topic).await?;
     let topic = app.catalog.find(&replay.topic).await?;
-    bridge::may_read(&allowed.caller, &topic.name)?;
+    bridge::may_read(caller, &topic.name)?;
     let filter = replay.filter.unwrap_or_default();
     if filter.message_ids.as_ref().is_some_and(|ids| ids.len() > MOST_IDS) {
         return Err(Problem::field("/filter/messageIds", "too_many", format!("at most {MOST_IDS} ids")));
@@ -239,8 +248,7 @@ pub(crate) async fn replay_dead_letters(
     };
     let dry_run = replay.dry_run.unwrap_or(false);
     let matched = app.store.count_dead(topic.topic_id, &filter).await?;
-    let replayed =
-        if dry_run { 0 } else { replay_all(&app, topic.topic_id, &filter, allowed.caller.subject()).await? };
+    let replayed = if dry_run { 0 } else { replay_all(&app, topic.topic_id, &filter, caller.subject()).await? };
     Ok(Json(Replayed { matched, replayed, dry_run }))
 }
 
@@ -274,15 +282,16 @@ async fn replay_all(app: &App, topic_id: Uuid, filter: &DeadFilter, principal: &
 )]
 pub(crate) async fn show_history(
     State(app): State<App>,
-    _: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(id): Path<String>,
 ) -> Result<Json<History>> {
     let unknown = || {
         let detail = "no group was ever handed a message of this id, or that is forgotten by now";
         Problem::new(axum::http::StatusCode::NOT_FOUND, "unknown_message", detail)
     };
-    let message_id = Uuid::try_parse(&id).map_err(|_| unknown())?;
+    let message_id = Uuid::try_parse(&id).unwrap_or_default();
     let (copies, failures) = tokio::try_join!(app.store.copies(message_id), app.store.failed_attempts(message_id))?;
+    on.found(&app, copies.first().map(|copy| copy.topic.as_str()), unknown).await?;
     let first = copies.first().ok_or_else(unknown)?;
     let (topic, published_at) = (first.topic.clone(), first.published_at);
     let groups = copies

@@ -22,8 +22,10 @@ use crate::{
 /// What was confirmed so long ago has been counted wherever it went, in seconds.
 const SETTLED: i64 = 20;
 
-/// A topic's books: since it was created, and as it is now. Told each second by every instance; one that is killed takes the
-/// counts of its last second with it.
+/// A topic's books: since it was created, and as it is now. `arrived` is counted in the transaction that keeps a message, what
+/// waits where it waits. `accepted`, `confirmed`, `delivered`, `acknowledged`, `expired` and `dead` are told each second by every
+/// instance: one that is killed takes at most its last second of them with it, so they may be too low by that. `lost` is then
+/// too low as well, and never too high.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Ledger {

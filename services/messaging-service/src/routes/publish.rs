@@ -8,7 +8,6 @@ use axum::{
 use chrono::{SubsecRound as _, TimeDelta, Utc};
 use kronos_common::{
     extract::{Bytes, Json, Query},
-    identity::Allowed,
     problem::{FieldError, Problem, ProblemBody, Result},
     trace,
 };
@@ -20,6 +19,7 @@ use uuid::Uuid;
 use super::{
     CanPublish,
     cloud_event::{self, Content, Form},
+    on_topic::On,
 };
 use crate::{
     App, bridge,
@@ -143,21 +143,22 @@ pub(crate) struct PublishQuery {
 )]
 pub(crate) async fn publish_message(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    on: On<CanPublish>,
     Query(query): Query<PublishQuery>,
     request: Request,
 ) -> Result<Response> {
     let form = cloud_event::form(request.headers(), query.topic.is_some());
     if form == Form::Own {
-        let Json(new) = Json::<NewMessage>::from_request(request, &()).await?;
+        let new: NewMessage = on.body(request).await?;
+        on.topic(&app, &new.topic).await?;
         return publish_one(&app, prepare(&app, new.into()).await?).await;
     }
-    let topic = query.topic.clone().ok_or_else(|| {
-        Problem::bad_request("invalid_query", "the body does not say to which topic it goes: pass ?topic=")
-    })?;
+    let nowhere =
+        || Problem::bad_request("invalid_query", "the body does not say to which topic it goes: pass ?topic=");
+    let publisher = on.found(&app, query.topic.as_deref(), nowhere).await?.subject();
+    let topic = query.topic.clone().ok_or_else(nowhere)?;
     let headers = request.headers().clone();
     let Bytes(body) = Bytes::from_request(request, &()).await?;
-    let publisher = allowed.caller.subject();
     if form == Form::Batch {
         return publish_events(&app, &topic, &query, &body, publisher).await.map(IntoResponse::into_response);
     }
@@ -193,11 +194,19 @@ async fn publish_one(app: &App, outgoing: Outgoing) -> Result<Response> {
 )]
 pub(crate) async fn publish_batch(
     State(app): State<App>,
-    _: Allowed<CanPublish>,
-    Json(new): Json<NewMessages>,
+    on: On<CanPublish>,
+    request: Request,
 ) -> Result<(StatusCode, Json<PublishedBatch>)> {
+    let new: NewMessages = on.body(request).await?;
+    if new.messages.is_empty() {
+        on.all()?;
+    }
     check_size(&app, new.messages.len(), "/messages")?;
-    publish_many(&app, new.messages.into_iter().map(|message| Ok(message.into()))).await
+    let mut drafts = Vec::with_capacity(new.messages.len());
+    for message in new.messages {
+        drafts.push(on.topic(&app, &message.topic).await.map(|_| message.into()));
+    }
+    publish_many(&app, drafts.into_iter()).await
 }
 
 async fn publish_events(
@@ -351,18 +360,20 @@ pub(crate) async fn prepare(app: &App, draft: Draft) -> Result<Outgoing> {
         Kind::Stream => draft.ttl_ms,
         _ => [draft.ttl_ms, topic.retention_ms].into_iter().flatten().min(),
     };
+    let payload = one_line(draft.payload.get().as_bytes());
     let message = Message {
         id: match &draft.identity {
             Some((publisher, event)) => cloud_event::message_id(topic.topic_id, publisher, event),
             None => Uuid::now_v7(),
         },
         key: draft.key,
-        payload: one_line(draft.payload.get().as_bytes()),
+        payload: if topic.encrypted { app.vault.seal(&payload)?.into() } else { payload },
         headers: serde_json::to_string(&draft.headers).expect("a map of strings serialises"),
         priority: i16::try_from(draft.priority).expect("checked above"),
         published_at: now,
         expires_at: kept_ms.map(|kept_ms| now + TimeDelta::milliseconds(kept_ms + delay_ms.unwrap_or(0))),
         traceparent: trace::current().map(|context| context.to_string()),
+        sealed: topic.encrypted,
     };
     Ok(Outgoing { topic, message, delay_ms })
 }

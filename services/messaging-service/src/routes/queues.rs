@@ -1,6 +1,9 @@
 //! `/queues`: topics of kind `queue`, and how they do.
 
-use axum::{extract::State, http::StatusCode};
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+};
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use kronos_common::{
@@ -15,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     CanManageTopics, CanReadTopics,
+    on_topic::On,
     topics::{self, NewTopic},
 };
 use crate::{
@@ -63,6 +67,8 @@ pub(crate) struct NewQueue {
     schema: Option<serde_json::Value>,
     /// A topic that gets a copy of each dead letter.
     dead_letter: Option<Name>,
+    /// Payloads are sealed wherever they are kept.
+    encrypted: Option<bool>,
 }
 
 /// A queue that was made.
@@ -106,6 +112,7 @@ pub(crate) struct Queue {
     max_length: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter: Option<String>,
+    encrypted: bool,
     /// Messages that wait: at the broker, in the outbox, and ready to be handed out.
     depth: i64,
     /// Messages that subscribers hold.
@@ -156,9 +163,11 @@ pub(crate) struct Guarantees {
 )]
 pub(crate) async fn create_queue(
     State(app): State<App>,
-    _: Allowed<CanManageTopics>,
-    Json(new): Json<NewQueue>,
+    on: On<CanManageTopics>,
+    request: Request,
 ) -> Result<(StatusCode, Json<CreatedQueue>)> {
+    let new: NewQueue = on.body(request).await?;
+    on.topic(&app, new.name.as_str()).await?;
     let new = NewTopic {
         name: new.name,
         kind: Kind::Queue,
@@ -174,6 +183,7 @@ pub(crate) async fn create_queue(
         ordering: new.ordering,
         schema: new.schema,
         dead_letter: new.dead_letter,
+        encrypted: new.encrypted,
     };
     let topic = topics::create(&app, new).await?;
     Ok((StatusCode::CREATED, Json(CreatedQueue { queue_id: topic.topic_id, name: topic.name })))
@@ -232,10 +242,15 @@ pub(crate) async fn show_guarantees(
 )]
 pub(crate) async fn delete_queue(
     State(app): State<App>,
-    _: Allowed<CanManageTopics>,
+    on: On<CanManageTopics>,
     Path(queue): Path<String>,
 ) -> Result<StatusCode> {
-    topics::delete(&app, &find(&app, &queue).await?).await
+    let topic = match find(&app, &queue).await {
+        Err(problem) if problem.status() != StatusCode::NOT_FOUND => return Err(problem),
+        found => found.ok(),
+    };
+    on.found(&app, topic.as_ref().map(|topic| topic.name.as_str()), catalog::unknown).await?;
+    topics::delete(&app, &topic.ok_or_else(catalog::unknown)?).await
 }
 
 async fn find(app: &App, queue: &str) -> Result<Topic> {
@@ -269,6 +284,7 @@ async fn look(app: &App, topic: &Topic) -> Result<Queue> {
         retention_ms: topic.retention_ms,
         max_length: topic.max_length,
         dead_letter: topic.dead_letter.clone(),
+        encrypted: topic.encrypted,
         depth,
         in_flight: counts.in_flight,
         dead: counts.dead,
@@ -367,10 +383,11 @@ fn guarantees(topic: &Topic, app: &App) -> Guarantees {
             Some(ms) => format!("A message that no subscriber took within {ms} ms is dropped."),
             None => "A message waits until it is taken, unless it was published with a ttlMs.".to_owned(),
         },
-        payloads: if topic.schema.is_some() {
-            "JSON that matches the queue's schema.".to_owned()
-        } else {
-            format!("Any, up to {} bytes.", app.config.publish.max_payload_bytes)
-        },
+        payloads: format!(
+            "{} up to {} bytes{}.",
+            if topic.schema.is_some() { "JSON that matches the queue's schema," } else { "Any," },
+            app.config.publish.max_payload_bytes,
+            if topic.encrypted { "; sealed (AES-256-GCM) wherever they are kept" } else { "" }
+        ),
     }
 }

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use axum::{
-    extract::State,
+    extract::{FromRequest as _, Request as Call, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::Allowed,
+    identity::{Caller, Permission as _},
     problem::{OnConstraint as _, Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Serialize};
@@ -22,10 +22,11 @@ use uuid::Uuid;
 
 use super::{
     CanPublish, CanSubscribe,
+    on_topic::On,
     publish::{Draft, check_headers, check_payload, prepare},
 };
 use crate::{
-    App, catalog,
+    App, bridge, catalog,
     message::{Headers, one_line, raw},
     signals::Signal,
     store::Request,
@@ -64,6 +65,9 @@ pub(crate) struct RequestQuery {
     /// `Prefer: respond-async` an hour, and 24 hours at most. As long, the message may wait for a subscriber.
     #[param(minimum = 1, maximum = 86_400_000)]
     timeout_ms: Option<u64>,
+    /// For whom it is asked, and who may then read the reply; needs `requests:delegate`.
+    #[param(max_length = 256)]
+    owner: Option<String>,
 }
 
 /// A reply.
@@ -87,6 +91,16 @@ pub(crate) enum RequestStatus {
     Expired,
 }
 
+/// What became of what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Pending,
+    Done,
+    /// No reply came in time, or one with the header `outcome` that says so.
+    Failed,
+}
+
 /// A request, and its reply once there is one.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -94,6 +108,7 @@ pub(crate) struct RequestState {
     message_id: Uuid,
     topic: String,
     status: RequestStatus,
+    state: Outcome,
     expires_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
@@ -109,9 +124,19 @@ pub(crate) struct RequestState {
 
 impl From<Request> for RequestState {
     fn from(row: Request) -> Self {
+        let failed = |headers: &str| {
+            serde_json::from_str::<Headers>(headers)
+                .is_ok_and(|headers| headers.get("outcome").is_some_and(|is| is == "failed"))
+        };
         Self {
             message_id: row.message_id,
             topic: row.topic,
+            state: match (&row.reply, row.expired) {
+                (Some(_), _) if row.reply_headers.as_deref().is_some_and(failed) => Outcome::Failed,
+                (Some(_), _) => Outcome::Done,
+                (None, true) => Outcome::Failed,
+                (None, false) => Outcome::Pending,
+            },
             status: match (&row.reply, row.expired) {
                 (Some(_), _) => RequestStatus::Replied,
                 (None, true) => RequestStatus::Expired,
@@ -148,12 +173,21 @@ impl From<Request> for RequestState {
 )]
 pub(crate) async fn request(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    on: On<CanPublish>,
     Path(topic): Path<String>,
     Query(query): Query<RequestQuery>,
     headers: HeaderMap,
-    Json(new): Json<NewRequest>,
+    call: Call,
 ) -> Result<Response> {
+    let caller = on.topic(&app, &topic).await?;
+    if query.owner.is_some() {
+        caller.require(bridge::DELEGATE)?;
+    }
+    let owner = query.owner.as_deref().unwrap_or_else(|| caller.subject());
+    if owner.is_empty() || owner.len() > 256 || owner.contains('\0') {
+        return Err(Problem::bad_request("invalid_query", "owner has 1 to 256 bytes"));
+    }
+    let Json(new) = Json::<NewRequest>::from_request(call, &()).await?;
     let comes_back = prefers_async(&headers);
     let longest = if comes_back { LONGEST_MS } else { app.config.subscribe.longest_wait_ms };
     let timeout_ms = query.timeout_ms.unwrap_or(if comes_back { COME_BACK_MS } else { WAIT_MS });
@@ -184,8 +218,7 @@ pub(crate) async fn request(
     outgoing.message.headers = serde_json::to_string(&told).map_err(Problem::internal)?;
 
     let waiter = app.replies.wait_for(message_id);
-    let (topic_id, principal) = (outgoing.topic.topic_id, allowed.caller.subject());
-    let inserted = app.store.insert_request(message_id, topic_id, principal, expires_at).await;
+    let inserted = app.store.insert_request(message_id, &outgoing.topic, owner, expires_at).await;
     inserted.on_constraint("requests_topic_id_fkey", catalog::unknown())?;
     let published = app.publisher.publish(vec![outgoing]).await.pop().expect("one result for one message");
     if let Err(problem) = published {
@@ -198,14 +231,14 @@ pub(crate) async fn request(
         let state = app.store.request(message_id).await?.ok_or_else(catalog::unknown)?;
         let location = HeaderValue::try_from(format!("/requests/{message_id}")).map_err(Problem::internal)?;
         let headers = [(header::LOCATION, location), (PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"))];
-        return Ok((StatusCode::ACCEPTED, headers, Json(RequestState::from(state))).into_response());
+        return Ok((StatusCode::ACCEPTED, headers, Json(shown(&app, state))).into_response());
     }
     let state = waiter.reply(&app.store, deadline).await?.ok_or_else(catalog::unknown)?;
     if state.reply.is_none() {
         let detail = format!("no reply to message {message_id} came in time");
         return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "no_reply", detail));
     }
-    Ok(Json(RequestState::from(state)).into_response())
+    Ok(Json(shown(&app, state)).into_response())
 }
 
 /// Show a request, and its reply once there is one
@@ -221,12 +254,19 @@ pub(crate) async fn request(
 )]
 pub(crate) async fn show_request(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<RequestState>> {
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
-    let row = app.store.request(id).await?.filter(|row| row.principal == allowed.caller.subject());
-    Ok(Json(row.ok_or_else(unknown)?.into()))
+    let row = app.store.request(Uuid::try_parse(&id).unwrap_or_default()).await?;
+    match row.filter(|row| row.principal == caller.subject()) {
+        Some(row) => Ok(Json(shown(&app, row))),
+        None => Err(caller.require(CanPublish::NAME).err().unwrap_or_else(unknown)),
+    }
+}
+
+fn shown(app: &App, mut row: Request) -> RequestState {
+    row.reply = row.reply.map(|reply| app.vault.open(row.sealed, &reply).into_owned());
+    row.into()
 }
 
 /// Reply to a message
@@ -246,21 +286,28 @@ pub(crate) async fn show_request(
 )]
 pub(crate) async fn reply(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(id): Path<String>,
-    Json(new): Json<NewReply>,
+    call: Call,
 ) -> Result<StatusCode> {
+    let new: NewReply = on.body(call).await?;
     check_payload(&app, new.payload.get().len())?;
+    let id = Uuid::try_parse(&id).unwrap_or_default();
+    let asked = app.store.request(id).await?;
+    let caller = on.found(&app, asked.as_ref().map(|asked| asked.topic.as_str()), unknown).await?;
     let headers = new.headers.unwrap_or_default();
     let mut errors = Vec::new();
     check_headers(&headers, &mut errors);
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
     let payload = one_line(new.payload.get().as_bytes());
+    let payload = match asked.is_some_and(|asked| asked.sealed) {
+        true => app.vault.seal(&payload)?.into(),
+        false => payload,
+    };
     let headers = serde_json::to_string(&headers).map_err(Problem::internal)?;
-    if !app.store.reply(id, &payload, &headers, allowed.caller.subject()).await? {
+    if !app.store.reply(id, &payload, &headers, caller.subject()).await? {
         return Err(match app.store.request(id).await? {
             None => unknown(),
             Some(row) if row.reply.is_some() => Problem::conflict("already_replied", "somebody has replied before"),

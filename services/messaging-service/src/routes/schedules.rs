@@ -1,10 +1,13 @@
 //! `/schedules`: messages that are published at a time, once or again and again.
 
-use axum::{extract::State, http::StatusCode};
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+};
 use chrono::{DateTime, SubsecRound as _, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::{Allowed, Caller, Permission as _},
+    identity::{Caller, Permission as _},
     page::{Cursor, Limit, Page},
     problem::{FieldError, OnConstraint as _, Problem, ProblemBody, Result},
 };
@@ -15,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     CanManageTopics, CanPublish,
+    on_topic::On,
     publish::{Draft, prepare},
 };
 use crate::{
@@ -130,9 +134,11 @@ pub(crate) struct ListSchedules {
 )]
 pub(crate) async fn create_schedule(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
-    Json(new): Json<NewSchedule>,
+    on: On<CanPublish>,
+    request: Request,
 ) -> Result<(StatusCode, Json<Schedule>)> {
+    let new: NewSchedule = on.body(request).await?;
+    let principal = on.topic(&app, &new.topic).await?.subject().to_owned();
     let now = Utc::now().trunc_subsecs(6);
     let time_zone = new.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let next_at = first(new.at, new.cron.as_deref(), &time_zone, now)?;
@@ -156,7 +162,7 @@ pub(crate) async fn create_schedule(
         schedule_id,
         topic_id: outgoing.topic.topic_id,
         topic: outgoing.topic.name.clone(),
-        principal: allowed.caller.subject().to_owned(),
+        principal,
         cron: new.cron,
         time_zone,
         next_at,
@@ -168,9 +174,10 @@ pub(crate) async fn create_schedule(
         created_at: now,
         last_fired_at: None,
         fired: 0,
+        sealed: message.sealed,
     };
     app.store.insert_schedule(&row).await.on_constraint("schedules_topic_id_fkey", catalog::unknown())?;
-    Ok((StatusCode::CREATED, Json(row.into())))
+    Ok((StatusCode::CREATED, Json(shown(&app, row))))
 }
 
 /// List schedules, the oldest first
@@ -185,13 +192,17 @@ pub(crate) async fn create_schedule(
 )]
 pub(crate) async fn list_schedules(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    on: On<CanPublish>,
     Query(list): Query<ListSchedules>,
 ) -> Result<Json<Page<Schedule>>> {
+    let caller = match &list.topic {
+        Some(topic) => on.topic(&app, topic).await?,
+        None => on.all()?,
+    };
     let after: Option<Uuid> = list.cursor.map(|cursor| cursor.decode()).transpose()?;
     let topic = list.topic.as_deref().filter(|topic| !topic.contains('\0'));
-    let rows = app.store.schedules(owner(&allowed.caller), topic, after, list.limit.fetch()).await?;
-    Ok(Json(Page::new(rows, list.limit, |row| row.schedule_id).map(Schedule::from)))
+    let rows = app.store.schedules(owner(caller), topic, after, list.limit.fetch()).await?;
+    Ok(Json(Page::new(rows, list.limit, |row| row.schedule_id).map(|row| shown(&app, row))))
 }
 
 /// Show a schedule
@@ -204,12 +215,10 @@ pub(crate) async fn list_schedules(
 )]
 pub(crate) async fn show_schedule(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    on: On<CanPublish>,
     Path(id): Path<String>,
 ) -> Result<Json<Schedule>> {
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
-    let row = app.store.schedule(id, owner(&allowed.caller)).await?.ok_or_else(unknown)?;
-    Ok(Json(row.into()))
+    find(&app, &on, &id).await.map(|row| Json(shown(&app, row)))
 }
 
 /// Delete a schedule
@@ -222,12 +231,25 @@ pub(crate) async fn show_schedule(
 )]
 pub(crate) async fn delete_schedule(
     State(app): State<App>,
-    allowed: Allowed<CanPublish>,
+    on: On<CanPublish>,
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
-    let deleted = app.store.delete_schedule(id, owner(&allowed.caller)).await?;
+    let row = find(&app, &on, &id).await?;
+    let deleted = app.store.delete_schedule(row.schedule_id, None).await?;
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(unknown()) }
+}
+
+/// A schedule that the caller may see.
+async fn find(app: &App, on: &On<CanPublish>, id: &str) -> Result<store::Schedule> {
+    let row = app.store.schedule(Uuid::try_parse(id).unwrap_or_default(), None).await?;
+    let caller = on.found(app, row.as_ref().map(|row| row.topic.as_str()), unknown).await?;
+    let is_shown = |row: &store::Schedule| owner(caller).is_none_or(|owner| owner == row.principal);
+    row.filter(is_shown).ok_or_else(unknown)
+}
+
+fn shown(app: &App, mut row: store::Schedule) -> Schedule {
+    row.payload = app.vault.open(row.sealed, &row.payload).into_owned();
+    row.into()
 }
 
 /// When it fires first.

@@ -17,7 +17,7 @@ use chrono::Utc;
 use futures::{Stream, stream};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::{Allowed, Caller},
+    identity::Caller,
     problem::{OnConstraint as _, Problem, ProblemBody, Result},
 };
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{CanSubscribe, websocket};
+use super::{CanSubscribe, on_topic::On, websocket};
 use crate::{
     App, bridge, catalog,
     hub::Subscription,
@@ -112,7 +112,7 @@ pub(crate) struct Polled {
 )]
 pub(crate) async fn subscribe(
     State(app): State<App>,
-    allowed: Allowed<CanSubscribe>,
+    on: On<CanSubscribe>,
     Path(name): Path<String>,
     Query(query): Query<SubscribeQuery>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -124,8 +124,9 @@ pub(crate) async fn subscribe(
         }
         upgrade => upgrade.ok(),
     };
+    let caller = on.topic(&app, &name).await?;
     let topic = app.catalog.find(&name).await?;
-    bridge::may_read(&allowed.caller, &topic.name)?;
+    bridge::may_read(caller, &topic.name)?;
     if query.max.is_some_and(|max| !(1..=MOST).contains(&max)) {
         return Err(Problem::bad_request("invalid_query", format!("max is 1 to {MOST}")));
     }
@@ -138,9 +139,9 @@ pub(crate) async fn subscribe(
             let detail = "without a group nobody keeps what comes between two polls: pass ?group=";
             Problem::bad_request("group_required", detail)
         })?;
-        return poll(&app, &topic, &group, &allowed.caller, &query).await;
+        return poll(&app, &topic, &group, caller, &query).await;
     }
-    let seat = Seat::take(&app, allowed.caller)?;
+    let seat = Seat::take(&app, caller.clone())?;
     let source = match group {
         Some(group) => share(&app, &topic, &group, &seat, &query).await?,
         None => {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::{extract::State, http::StatusCode};
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+};
 use chrono::{SubsecRound as _, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
@@ -14,7 +17,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{CanManageTopics, CanReadTopics};
+use super::{CanManageTopics, CanReadTopics, on_topic::On};
 use crate::{
     App, bridge, jobs, payload_schema,
     signals::Signal,
@@ -77,6 +80,8 @@ pub(crate) struct NewTopic {
     pub(crate) schema: Option<serde_json::Value>,
     /// A topic that gets a copy of each dead letter. It must be there, and have no such topic itself.
     pub(crate) dead_letter: Option<Name>,
+    /// Payloads are sealed wherever they are kept: at the brokers, in the outbox, in the inventory. Keys and headers are not.
+    pub(crate) encrypted: Option<bool>,
 }
 
 /// Which topics to list.
@@ -108,9 +113,11 @@ pub(crate) struct ListTopics {
 )]
 pub(crate) async fn create_topic(
     State(app): State<App>,
-    _: Allowed<CanManageTopics>,
-    Json(new): Json<NewTopic>,
+    on: On<CanManageTopics>,
+    request: Request,
 ) -> Result<(StatusCode, Json<Topic>)> {
+    let new: NewTopic = on.body(request).await?;
+    on.topic(&app, new.name.as_str()).await?;
     Ok((StatusCode::CREATED, Json(create(&app, new).await?)))
 }
 
@@ -158,9 +165,10 @@ pub(crate) async fn show_topic(
 )]
 pub(crate) async fn delete_topic(
     State(app): State<App>,
-    _: Allowed<CanManageTopics>,
+    on: On<CanManageTopics>,
     Path(name): Path<String>,
 ) -> Result<StatusCode> {
+    on.topic(&app, &name).await?;
     let topic = app.catalog.find(&name).await?;
     if topic.name.starts_with(bridge::RESERVED) {
         return Err(Problem::forbidden("the ecosystem's channels can't be deleted"));
@@ -207,7 +215,8 @@ pub(crate) async fn delete(app: &App, topic: &Topic) -> Result<StatusCode> {
 
 async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
     let mut errors = Vec::new();
-    if new.name.as_str().starts_with(bridge::RESERVED) {
+    // Whoever asks for that one may have it.
+    if new.name.as_str().starts_with(bridge::RESERVED) && new.name.as_str() != bridge::REQUESTS {
         let detail = format!("names that begin with {} are the ecosystem's own: choose another one", bridge::RESERVED);
         errors.push(FieldError::new("/name", "reserved_name", detail));
     }
@@ -239,6 +248,10 @@ async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
             errors.push(FieldError::new("/deadLetter", "unknown_topic", detail));
         }
     }
+    if new.encrypted == Some(true) && !app.vault.has_keys() {
+        let detail = "this platform has no key to seal payloads with: leave it out, or configure [sealing]";
+        errors.push(FieldError::new("/encrypted", "not_configured", detail));
+    }
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
@@ -268,6 +281,7 @@ async fn complete(app: &App, new: NewTopic) -> Result<Topic> {
         ordering: new.ordering.unwrap_or_default(),
         schema: new.schema,
         dead_letter: new.dead_letter.map(|name| name.as_str().to_owned()),
+        encrypted: new.encrypted.unwrap_or_default(),
         created_at: Utc::now().trunc_subsecs(6),
     })
 }

@@ -1,7 +1,7 @@
 //! Table `deliveries`: messages that a broker handed over come in here once each; and those that were given up.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Postgres, Transaction};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Error, Position, Store, groups::split};
@@ -22,8 +22,9 @@ pub struct Expired {
 pub type NewDelivery = Message;
 
 impl Store {
-    /// Stores messages for a group, those it already had left out; `ordered`: each waits for the earlier ones of its key. Committed on return: the broker may forget them. Gives
-    /// how many were new.
+    /// Stores messages for a group, those it already had left out; `ordered`: each waits for the earlier ones of its key.
+    /// Committed on return: the broker may forget them. `fresh`: so many were handed over for the first time. Gives how many
+    /// have arrived: those, or if more were new, these; the ledger is told in the same statement.
     ///
     /// # Errors
     /// Constraint `deliveries_group_id_fkey`: the topic was deleted.
@@ -32,11 +33,9 @@ impl Store {
         group_id: Uuid,
         ordered: bool,
         messages: &[NewDelivery],
+        fresh: u64,
     ) -> Result<u64, Error> {
-        let mut tx = self.pool.begin().await?;
-        let added = insert(&mut tx, group_id, ordered, messages).await?;
-        tx.commit().await?;
-        Ok(added)
+        insert(&mut *self.pool.acquire().await?, group_id, ordered, messages, fresh).await
     }
 
     /// As `insert_deliveries`, and moves the group's positions in the same transaction. `None`, and nothing is stored, if
@@ -58,7 +57,7 @@ impl Store {
         if fence.bind(group_id).bind(reader).fetch_optional(&mut *tx).await?.is_none() {
             return Ok(None);
         }
-        let added = insert(&mut tx, group_id, ordered, messages).await?;
+        let added = insert(&mut tx, group_id, ordered, messages, 0).await?;
         let (partitions, offsets) = split(positions);
         sqlx::query(
             "insert into stream_positions (group_id, partition, next_offset) \
@@ -80,7 +79,7 @@ impl Store {
     /// Those of the statement.
     pub async fn candidate(&self, delivery_id: i64) -> Result<Option<Candidate>, Error> {
         sqlx::query_as::<_, Candidate>(
-            "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
+            "select d.delivery_id, t.name as topic, d.group_id, g.name as group_name, d.state, \
                     d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
                     t.max_attempts, t.backoff_ms, t.max_backoff_ms, t.lease_ms \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
@@ -97,7 +96,7 @@ impl Store {
     /// Those of the statement.
     pub async fn candidates(&self, message_id: Uuid) -> Result<Vec<Candidate>, Error> {
         sqlx::query_as::<_, Candidate>(
-            "select d.delivery_id, d.group_id, g.name as group_name, d.state, \
+            "select d.delivery_id, t.name as topic, d.group_id, g.name as group_name, d.state, \
                     d.state = 'leased' and d.due_at > now() as held, d.lease_id, d.principal, d.attempt, \
                     t.max_attempts, t.backoff_ms, t.max_backoff_ms, t.lease_ms \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
@@ -124,7 +123,7 @@ impl Store {
         let (before_time, before_id) = before.unzip();
         sqlx::query_as::<_, DeadLetter>(
             "select d.delivery_id, d.lease_id, d.message_id, t.name as topic, g.name as group_name, d.key, d.payload, d.headers, \
-                    d.attempt, d.reason, d.published_at, d.due_at as dead_at \
+                    d.attempt, d.reason, d.published_at, d.sealed, d.due_at as dead_at \
              from deliveries d join consumer_groups g using (group_id) join topics t using (topic_id) \
              where d.state = 'dead' and ($1::text is null or t.name = $1) and ($2::text is null or g.name = $2) \
                and not (t.name = any($6)) and ($3::timestamptz is null or (d.due_at, d.delivery_id) < ($3, $4)) \
@@ -179,22 +178,30 @@ impl Store {
 }
 
 async fn insert(
-    tx: &mut Transaction<'_, Postgres>,
+    connection: &mut PgConnection,
     group_id: Uuid,
     ordered: bool,
     messages: &[NewDelivery],
+    fresh: u64,
 ) -> Result<u64, Error> {
     if messages.is_empty() {
         return Ok(0);
     }
     let column = messages.iter();
-    let added = sqlx::query(
-        "insert into deliveries (group_id, ordered, message_id, priority, key, payload, headers, traceparent, published_at, \
-                expires_at) \
-         select $1, $10 and key is not null, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], \
-                $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[]) \
-                as t (message_id, priority, key, payload, headers, traceparent, published_at, expires_at) \
-         on conflict on constraint deliveries_message_id_group_id_key do nothing",
+    let arrived: i64 = sqlx::query_scalar(
+        "with added as (insert into deliveries (group_id, ordered, message_id, priority, key, payload, headers, traceparent, \
+                 published_at, expires_at, sealed) \
+             select $1, $10 and key is not null, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], \
+                 $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $11::boolean[]) \
+                 as t (message_id, priority, key, payload, headers, traceparent, published_at, expires_at, sealed) \
+             on conflict on constraint deliveries_message_id_group_id_key do nothing returning 1), \
+         arrived as (select greatest((select count(*) from added), $12) as messages), \
+         told as (insert into topic_counts as c (topic_id, bucket, accepted, confirmed, arrived, delivered, acknowledged, \
+                 dead, expired) \
+             select topic_id, date_bin('10 seconds', now(), 'epoch'), 0, 0, messages, 0, 0, 0, 0 \
+             from consumer_groups, arrived where group_id = $1 and messages > 0 \
+             on conflict on constraint topic_counts_pkey do update set arrived = c.arrived + excluded.arrived) \
+         select messages from arrived",
     )
     .bind(group_id)
     .bind(column.clone().map(|message| message.id).collect::<Vec<_>>())
@@ -204,9 +211,11 @@ async fn insert(
     .bind(column.clone().map(|message| message.headers.as_str()).collect::<Vec<_>>())
     .bind(column.clone().map(|message| message.traceparent.as_deref()).collect::<Vec<_>>())
     .bind(column.clone().map(|message| message.published_at).collect::<Vec<_>>())
-    .bind(column.map(|message| message.expires_at).collect::<Vec<_>>())
+    .bind(column.clone().map(|message| message.expires_at).collect::<Vec<_>>())
     .bind(ordered)
-    .execute(&mut **tx)
+    .bind(column.map(|message| message.sealed).collect::<Vec<_>>())
+    .bind(i64::try_from(fresh).unwrap_or(i64::MAX))
+    .fetch_one(connection)
     .await?;
-    Ok(added.rows_affected())
+    Ok(arrived.unsigned_abs())
 }

@@ -38,7 +38,7 @@ macro_rules! lease {
                     principal = ($5::text[])[seat] \
              from seated where d.delivery_id = seated.delivery_id \
              returning d.delivery_id, d.lease_id, d.subscriber_id, d.message_id, d.attempt, d.key, d.payload, d.headers, \
-                       d.traceparent, d.published_at, d.due_at as lease_expires_at, seat"
+                       d.traceparent, d.published_at, d.sealed, d.due_at as lease_expires_at, seat"
         )
     };
 }
@@ -57,21 +57,21 @@ macro_rules! noting_failures {
     ($outcome:literal) => {
         concat!(
             returning_ended!(),
-            ", d.message_id, d.principal, d.reason, d.priority, d.key, d.payload, d.headers, d.traceparent, \
+            ", d.message_id, d.principal, d.reason, d.priority, d.key, d.payload, d.headers, d.traceparent, d.sealed, \
                t.dead_letter, g.name as group_name), \
              noted as (insert into failed_attempts (delivery_id, message_id, attempt, outcome, reason, principal) \
                  select delivery_id, message_id, attempt, '",
             $outcome,
             "', reason, principal from failed), \
              copied as (insert into pending_publishes (message_id, topic_id, broker, delayed, due_at, priority, key, payload, \
-                        headers, traceparent, published_at) \
+                        headers, traceparent, published_at, sealed) \
                  select gen_random_uuid(), target.topic_id, case target.kind when 'stream' then 'kafka' else 'rabbit' end, \
                         false, now(), case target.kind when 'queue' then f.priority else 0 end, f.key, f.payload, \
                         ((case when position('\\u0000' in f.headers) > 0 then '{}' else f.headers end)::jsonb \
                          || jsonb_build_object('dead-letter-topic', f.topic, \
                          'dead-letter-group', f.group_name, 'dead-letter-message', f.message_id::text, \
                          'dead-letter-attempts', f.attempt::text, \
-                         'dead-letter-reason', coalesce(f.reason, '')))::text, f.traceparent, now() \
+                         'dead-letter-reason', coalesce(f.reason, '')))::text, f.traceparent, now(), f.sealed \
                  from failed f join topics target on target.name = f.dead_letter and target.dead_letter is null \
                  where f.state = 'dead') \
              select delivery_id, lease_id, group_id, subscriber_id, state, due_at, attempt, published_at, ordered, topic_id, \
@@ -101,6 +101,8 @@ pub struct Leased {
     pub traceparent: Option<String>,
     pub published_at: DateTime<Utc>,
     pub lease_expires_at: DateTime<Utc>,
+    /// The payload is sealed.
+    pub sealed: bool,
     /// Its place in the order of hand-out.
     pub seat: i64,
 }

@@ -25,6 +25,7 @@ pub struct Pending {
     pub traceparent: Option<String>,
     pub published_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
+    pub sealed: bool,
 }
 
 impl From<Pending> for Message {
@@ -38,6 +39,7 @@ impl From<Pending> for Message {
             published_at: row.published_at,
             expires_at: row.expires_at,
             traceparent: row.traceparent,
+            sealed: row.sealed,
         }
     }
 }
@@ -62,14 +64,14 @@ impl Store {
         let column = rows.iter();
         sqlx::query(
             "insert into pending_publishes (message_id, topic_id, broker, delayed, due_at, priority, key, payload, \
-                    headers, traceparent, published_at, expires_at) \
+                    headers, traceparent, published_at, expires_at, sealed) \
              select message_id, topic_id, broker, delay_ms is not null, \
                     now() + coalesce(delay_ms, 0)::float8 * interval '1 ms', priority, key, payload, headers, \
-                    traceparent, published_at, expires_at \
+                    traceparent, published_at, expires_at, sealed \
              from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::smallint[], $6::text[], $7::bytea[], \
-                    $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[]) \
+                    $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::boolean[]) \
                   as t (message_id, topic_id, broker, delay_ms, priority, key, payload, headers, traceparent, \
-                        published_at, expires_at) \
+                        published_at, expires_at, sealed) \
              on conflict on constraint pending_publishes_message_id_key do nothing",
         )
         .bind(column.clone().map(|(_, message, _)| message.id).collect::<Vec<_>>())
@@ -82,7 +84,8 @@ impl Store {
         .bind(column.clone().map(|(_, message, _)| message.headers.as_str()).collect::<Vec<_>>())
         .bind(column.clone().map(|(_, message, _)| message.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(column.clone().map(|(_, message, _)| message.published_at).collect::<Vec<_>>())
-        .bind(column.map(|(_, message, _)| message.expires_at).collect::<Vec<_>>())
+        .bind(column.clone().map(|(_, message, _)| message.expires_at).collect::<Vec<_>>())
+        .bind(column.map(|(_, message, _)| message.sealed).collect::<Vec<_>>())
         .execute(connection)
         .await?;
         Ok(())
@@ -127,10 +130,12 @@ impl Store {
     /// Those of the statement.
     pub async fn due(connection: &mut PgConnection, broker: Broker, limit: i64) -> Result<Vec<Pending>, Error> {
         sqlx::query_as::<_, Pending>(
-            "(select sequence, message_id, topic_id, priority, key, payload, headers, traceparent, published_at, expires_at \
+            "(select sequence, message_id, topic_id, priority, key, payload, headers, traceparent, published_at, expires_at, \
+                     sealed \
               from pending_publishes where broker = $1 and not delayed order by sequence limit $2) \
              union all \
-             (select sequence, message_id, topic_id, priority, key, payload, headers, traceparent, published_at, expires_at \
+             (select sequence, message_id, topic_id, priority, key, payload, headers, traceparent, published_at, expires_at, \
+                     sealed \
               from pending_publishes where broker = $1 and delayed and due_at <= now() order by due_at limit $2)",
         )
         .bind(broker.as_str())

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Error, Store};
+use crate::topic::Topic;
 
 /// A request, and its reply once there is one.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -18,6 +19,8 @@ pub struct Request {
     pub reply_headers: Option<String>,
     pub replied_by: Option<String>,
     pub replied_at: Option<DateTime<Utc>>,
+    /// The reply is sealed, or is to be.
+    pub sealed: bool,
 }
 
 impl Store {
@@ -28,17 +31,20 @@ impl Store {
     pub async fn insert_request(
         &self,
         message_id: Uuid,
-        topic_id: Uuid,
+        topic: &Topic,
         principal: &str,
         expires_at: DateTime<Utc>,
     ) -> Result<(), Error> {
-        sqlx::query("insert into requests (message_id, topic_id, principal, expires_at) values ($1, $2, $3, $4)")
-            .bind(message_id)
-            .bind(topic_id)
-            .bind(principal)
-            .bind(expires_at)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "insert into requests (message_id, topic_id, principal, expires_at, sealed) values ($1, $2, $3, $4, $5)",
+        )
+        .bind(message_id)
+        .bind(topic.topic_id)
+        .bind(principal)
+        .bind(expires_at)
+        .bind(topic.encrypted)
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -56,7 +62,7 @@ impl Store {
     pub async fn request(&self, message_id: Uuid) -> Result<Option<Request>, Error> {
         sqlx::query_as::<_, Request>(
             "select r.message_id, t.name as topic, r.principal, r.expires_at, r.expires_at <= now() as expired, r.reply, \
-                    r.reply_headers, r.replied_by, r.replied_at \
+                    r.reply_headers, r.replied_by, r.replied_at, r.sealed \
              from requests r join topics t using (topic_id) where r.message_id = $1",
         )
         .bind(message_id)

@@ -25,6 +25,8 @@ pub struct Schedule {
     pub created_at: DateTime<Utc>,
     pub last_fired_at: Option<DateTime<Utc>>,
     pub fired: i64,
+    /// The payload is sealed.
+    pub sealed: bool,
 }
 
 impl Store {
@@ -33,7 +35,7 @@ impl Store {
     pub async fn insert_schedule(&self, schedule: &Schedule) -> Result<(), Error> {
         sqlx::query(
             "insert into schedules (schedule_id, topic_id, principal, cron, time_zone, next_at, key, payload, headers, \
-                    priority, kept_ms, created_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                    priority, kept_ms, created_at, sealed) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(schedule.schedule_id)
         .bind(schedule.topic_id)
@@ -47,6 +49,7 @@ impl Store {
         .bind(schedule.priority)
         .bind(schedule.kept_ms)
         .bind(schedule.created_at)
+        .bind(schedule.sealed)
         .execute(&self.pool)
         .await?;
         Ok(())

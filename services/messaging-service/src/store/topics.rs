@@ -36,8 +36,9 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         sqlx::query(
             "insert into topics (topic_id, name, kind, max_attempts, backoff_ms, lease_ms, priority_levels, partitions, \
-                    created_at, max_backoff_ms, retention_ms, max_length, ordering, schema, dead_letter, ageing_ms) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                    created_at, max_backoff_ms, retention_ms, max_length, ordering, schema, dead_letter, ageing_ms, \
+                    encrypted) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(topic.topic_id)
         .bind(&topic.name)
@@ -55,6 +56,7 @@ impl Store {
         .bind(&topic.schema)
         .bind(&topic.dead_letter)
         .bind(topic.ageing_ms)
+        .bind(topic.encrypted)
         .execute(&mut *tx)
         .await?;
         if topic.kind == Kind::Queue {

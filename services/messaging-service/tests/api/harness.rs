@@ -192,7 +192,8 @@ impl Sse {
                 return Some(parse(&event));
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("something comes in time");
-            self.buffer.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
+            // Cut off is an end too.
+            self.buffer.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
         }
     }
 

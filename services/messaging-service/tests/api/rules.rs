@@ -61,6 +61,7 @@ proptest! {
 fn row(group: &str, state: &str, principal: &str) -> Candidate {
     Candidate {
         delivery_id: 1,
+        topic: "q".to_owned(),
         group_id: Uuid::nil(),
         group_name: group.to_owned(),
         state: state.to_owned(),

@@ -236,6 +236,13 @@ async fn a_topics_ledger_adds_up() {
     let metrics = kronos_testkit::http(messaging.running.operations).get("/metrics").await.text();
     let line = "kronos_messaging_topic_messages_total{happened=\"acknowledged\",topic=\"queue\"} 3";
     assert!(metrics.contains(line), "{metrics}");
+    // How long they took, from publish to each step.
+    for kind in ["queue", "stream"] {
+        for (step, messages) in [("confirmed", 6), ("delivered", 5), ("acknowledged", 3)] {
+            let line = format!("kronos_messaging_topic_seconds_count{{step=\"{step}\",topic=\"{kind}\"}} {messages}\n");
+            assert!(metrics.contains(&line), "{line}{metrics}");
+        }
+    }
     messaging.stop().await;
 }
 

@@ -18,6 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{CanReadRoutes, refusals::ToWriters, state::UpstreamState};
 use crate::{
     App,
+    asynchronous::AsyncSpec,
     cache::CacheSpec,
     condition::Asked,
     edge::explain::AtEdge,
@@ -108,6 +109,9 @@ pub struct Applied {
     pub is_canary: bool,
     /// Which answers are kept.
     pub cache: Option<CacheSpec>,
+    /// How it is passed on later.
+    #[serde(rename = "async")]
+    pub asynchronous: Option<AsyncSpec>,
     /// The upstream that gets a copy.
     pub mirror: Option<String>,
     /// The upstream as this gateway sees it now.
@@ -221,6 +225,7 @@ fn applied(route: &Route, path: &str, uri: &Uri, headers: &HeaderMap, now: u64, 
         hedge_after_ms: route.spec.hedge_after_ms,
         is_canary: canary.is_some(),
         cache: route.spec.cache.clone(),
+        asynchronous: route.spec.asynchronous.clone(),
         mirror: route.mirror.as_ref().map(|mirror| mirror.upstream.name.to_string()),
         state: upstream.map(|upstream| UpstreamState::of(upstream, now)),
         edge,

@@ -2,6 +2,7 @@
 //! is linked once; each test has a platform of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod asynchronous;
 mod audit;
 mod bad_input;
 mod benchmark;

@@ -123,7 +123,7 @@ impl Platform {
                 set("kafka.brokers", kafka.brokers.clone());
                 set("kafka.prefix", kafka.prefix.clone());
             }
-            if ["auth-service", "user-service", "log-service", "database-admin"].contains(&name) {
+            if ["auth-service", "user-service", "log-service", "messaging-service", "database-admin"].contains(&name) {
                 set("sealing.active", "one".into());
                 set("sealing.keys.one", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=".into());
             }

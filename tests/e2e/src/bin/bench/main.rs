@@ -6,6 +6,7 @@ mod gateway;
 mod journey;
 mod keycloak;
 mod load;
+mod messaging;
 mod user;
 mod verification;
 
@@ -19,7 +20,7 @@ use serde::Deserialize;
 /// Measures Kronos against a platform that is up.
 #[derive(Parser)]
 struct Arguments {
-    /// What: `journey`, `auth`, `user` or `gateway`.
+    /// What: `journey`, `auth`, `user`, `gateway` or `messaging`.
     name: String,
     /// The output of `cargo xtask status --json`, in a file.
     #[arg(long)]
@@ -67,7 +68,10 @@ async fn main() -> anyhow::Result<()> {
         }
         "user" => user::user(&platform).await,
         "gateway" => gateway::gateway(&platform, arguments.binary).await,
-        other => bail!("there is no benchmark `{other}`: there are `journey`, `auth`, `user` and `gateway`"),
+        "messaging" => messaging::messaging(&platform).await,
+        other => {
+            bail!("there is no benchmark `{other}`: there are `journey`, `auth`, `user`, `gateway` and `messaging`")
+        }
     }
 }
 
