@@ -4,7 +4,6 @@
 mod away;
 mod broadcasts;
 mod channels;
-mod chaos;
 mod deliveries;
 mod documents;
 mod events;
