@@ -1,17 +1,19 @@
 //! A small HTTP client for tests: requests are awaited directly, answers are whole, and a wrong status panics with the body.
 
-use std::{fmt, future::IntoFuture, net::SocketAddr, pin::Pin};
+use std::{fmt, future::IntoFuture, net::SocketAddr, pin::Pin, time::Duration};
 
 use axum::http::{HeaderMap, Method};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+/// How long a whole answer may take unless a test says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client of the service at this address.
 pub fn http(address: SocketAddr) -> TestClient {
     let http = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(std::time::Duration::from_secs(30))
         .build()
         .expect("build an HTTP client");
     TestClient { http, base: format!("http://{address}"), token: None }
@@ -59,7 +61,7 @@ impl TestClient {
     /// Any method, no body yet.
     pub fn request(&self, method: Method, path: &str) -> TestRequest {
         let request = self.http.request(method, format!("{}{path}", self.base));
-        TestRequest { request, token: self.token.clone() }
+        TestRequest { request, token: self.token.clone(), patience: PATIENCE }
     }
 }
 
@@ -69,6 +71,7 @@ impl TestClient {
 pub struct TestRequest {
     request: reqwest::RequestBuilder,
     token: Option<String>,
+    patience: Duration,
 }
 
 impl TestRequest {
@@ -108,7 +111,13 @@ impl TestRequest {
         self
     }
 
-    /// Sends it and hands back the answer as it comes, for streams.
+    /// How long the whole answer may take.
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Sends it and hands back the answer as it comes, for streams: it may take as long as it likes.
     pub async fn stream(self) -> reqwest::Response {
         let request = match self.token {
             Some(token) => self.request.bearer_auth(token),
@@ -123,8 +132,9 @@ impl IntoFuture for TestRequest {
     type IntoFuture = Pin<Box<dyn Future<Output = TestResponse> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async {
-            let response = self.stream().await;
+        Box::pin(async move {
+            let timed = Self { request: self.request.timeout(self.patience), ..self };
+            let response = timed.stream().await;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let body = response.bytes().await.expect("the answer is complete").to_vec();
             TestResponse { status, headers, body }

@@ -4,6 +4,7 @@
 mod away;
 mod broadcasts;
 mod channels;
+mod chaos;
 mod deliveries;
 mod documents;
 mod events;
