@@ -1,20 +1,27 @@
 //! `test` and `ci`: everything that must be green before a change goes in.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::{
     instance::{Instance, root},
     packages,
     phases::{Phases, run},
     progress::Progress,
+    slow,
     stores::{self, TEST},
     tidy,
 };
 
+/// `ci` must end within the hour: so long after its beginning it begins no further slow test.
+const LAST_SLOW_TEST: Duration = Duration::from_secs(45 * 60);
+
 /// `cargo xtask test [--all] [-p PACKAGE] [FILTER…]`.
 pub(crate) fn test(all: bool, package: Option<&str>, filters: &[String]) -> anyhow::Result<()> {
     let mut phases = Phases::new();
-    let outcome = test_phases(&mut phases, all, package, filters);
+    let outcome = test_phases(&mut phases, all.then_some(Duration::MAX), package, filters);
     phases.report();
     outcome
 }
@@ -37,10 +44,16 @@ fn ci_phases(phases: &mut Phases) -> anyhow::Result<()> {
     if has_cargo_deny() {
         phases.run("deny", || run(cargo()?.args(["deny", "--log-level", "error", "check"])))?;
     }
-    test_phases(phases, true, None, &[])
+    test_phases(phases, Some(LAST_SLOW_TEST), None, &[])
 }
 
-fn test_phases(phases: &mut Phases, all: bool, package: Option<&str>, filters: &[String]) -> anyhow::Result<()> {
+/// `slow`: the slow ones too, and until when one may begin, counted from the first phase on.
+fn test_phases(
+    phases: &mut Phases,
+    slow: Option<Duration>,
+    package: Option<&str>,
+    filters: &[String],
+) -> anyhow::Result<()> {
     let mut instance = Instance::lock(TEST)?;
     let (_, fresh) = phases.run("stores", || stores::ensure_test_stores(&instance, &Progress::new()))?;
     instance.unlock();
@@ -54,11 +67,12 @@ fn test_phases(phases: &mut Phases, all: bool, package: Option<&str>, filters: &
         };
         Ok(command)
     };
-    // Tests that take over a minute are marked `#[ignore = "slow"]`.
-    let slow: &[&str] = if all { &["--include-ignored"] } else { &[] };
-    let outcome = phases.run("build", || run(command()?.args(["--quiet", "--no-run"]))).and_then(|()| {
-        phases.run("tests", || run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(slow).args(filters)))
-    });
+    let mut outcome = phases
+        .run("build", || run(command()?.args(["--quiet", "--no-run"])))
+        .and_then(|()| phases.run("tests", || run(command()?.args(["--quiet", "--no-fail-fast", "--"]).args(filters))));
+    if let (Ok(()), Some(until)) = (&outcome, slow) {
+        outcome = slow::run_all(phases, command()?.arg("--no-run"), filters, until);
+    }
     if fresh {
         phases.run("stop stores", || stores::stop_test_stores(&Instance::lock(TEST)?))?;
     }

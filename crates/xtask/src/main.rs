@@ -12,6 +12,7 @@ mod platform;
 mod ports;
 mod process;
 mod progress;
+mod slow;
 mod stores;
 mod tidy;
 

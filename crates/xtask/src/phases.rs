@@ -18,6 +18,11 @@ impl Phases {
         Self { begun: Instant::now(), taken: Vec::new() }
     }
 
+    /// Since the first one.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     pub(crate) fn run<T>(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         println!("── {name}");
         let started = Instant::now();
@@ -33,7 +38,7 @@ impl Phases {
         for (name, taken) in &self.taken {
             println!("  {name:<14} {:>9}", seconds(*taken));
         }
-        println!("  {:<14} {:>9}", "total", seconds(self.begun.elapsed()));
+        println!("  {:<14} {:>9}", "total", seconds(self.elapsed()));
     }
 }
 
