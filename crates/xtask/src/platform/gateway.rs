@@ -33,7 +33,7 @@ impl Gateway {
         let (etag, mut upstream) = self.get(&path)?;
         let fields = upstream.as_object_mut().with_context(|| format!("GET {path}: not an object"))?;
         // What the gateway itself writes is not ours to send back.
-        for own in ["id", "version", "createdAt", "updatedAt"] {
+        for own in ["id", "createdAt", "updatedAt", "state"] {
             fields.remove(own);
         }
         fields.insert("instances".to_owned(), urls.iter().map(|url| json!({ "url": url })).collect());
