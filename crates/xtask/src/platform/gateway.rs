@@ -31,12 +31,7 @@ impl Gateway {
         let id = self.upstream_id(service)?;
         let path = format!("/upstreams/{id}");
         let (etag, mut upstream) = self.get(&path)?;
-        let fields = upstream.as_object_mut().with_context(|| format!("GET {path}: not an object"))?;
-        // What the gateway itself writes is not ours to send back.
-        for own in ["id", "createdAt", "updatedAt", "state"] {
-            fields.remove(own);
-        }
-        fields.insert("instances".to_owned(), urls.iter().map(|url| json!({ "url": url })).collect());
+        upstream["instances"] = urls.iter().map(|url| json!({ "url": url })).collect();
         let mut request = self.agent.put(format!("{}{path}", self.base)).header("authorization", self.bearer());
         if let Some(etag) = etag {
             request = request.header("if-match", etag);

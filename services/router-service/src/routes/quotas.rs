@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     CanReadRoutes, CanWriteRoutes,
-    records::{self, Shown},
+    records::{self, Shown, Written},
     refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
 };
 use crate::{
@@ -93,6 +93,7 @@ async fn show_quota(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id):
 }
 
 /// Replaces a quota, what was used of it stays used; with `If-Match` only the version that was seen.
+/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`, `state`) means nothing.
 #[utoipa::path(
     put, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
@@ -103,7 +104,7 @@ async fn replace_quota(
     allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
-    Json(spec): Json<QuotaSpec>,
+    Written(spec): Written<QuotaSpec>,
 ) -> Result<Response> {
     records::replace::<Quota>(&app, &allowed, id, &if_match, &spec).await
 }

@@ -2,17 +2,20 @@
 //! before they are answered.
 
 use axum::{
+    extract::{FromRequest, Request},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use kronos_common::{
     etag::{ETag, IfMatch},
-    extract::Json,
+    extract::{Json, parse},
     identity::Allowed,
     page::{Limit, Page, PageQuery},
     problem::{Problem, Result},
 };
 use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{CanWriteRoutes, actor, take_over};
@@ -20,6 +23,24 @@ use crate::{
     App,
     store::{Stored, records::Record},
 };
+
+/// What the gateway adds to a record when it shows it.
+const ADDED: [&str; 4] = ["id", "createdAt", "updatedAt", "state"];
+
+/// A record as a caller sends it back: what was read may be written as it was, what the gateway had added means nothing.
+pub struct Written<S>(pub S);
+
+impl<S: Send + Sync, T: Record + ToSchema + 'static> FromRequest<S> for Written<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        let Json(mut document) = Json::<Value>::from_request(request, state).await?;
+        if let Some(fields) = document.as_object_mut() {
+            fields.retain(|name, _| !ADDED.contains(&name.as_str()));
+        }
+        parse(document.to_string().as_bytes()).map(Self)
+    }
+}
 
 /// A record as callers see it.
 pub trait Shown: Serialize {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     CanReadRoutes, CanWriteRoutes,
-    records::{self, Shown},
+    records::{self, Shown, Written},
     refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
 };
 use crate::{
@@ -116,6 +116,7 @@ async fn show_route(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id):
 }
 
 /// Replaces a route; with `If-Match` only the version that was seen.
+/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`, `state`) means nothing.
 #[utoipa::path(
     put, path = "/routes/{id}", tag = "router-service", security(("bearer" = [])), request_body = RouteSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
@@ -126,7 +127,7 @@ async fn replace_route(
     allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
-    Json(spec): Json<RouteSpec>,
+    Written(spec): Written<RouteSpec>,
 ) -> Result<Response> {
     records::replace::<Route>(&app, &allowed, id, &if_match, &spec).await
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     CanReadRoutes, CanWriteRoutes,
-    records::{self, Shown},
+    records::{self, Shown, Written},
     refusals::{ToDeleters, ToMakers, ToReaders, ToReplacers},
     state::UpstreamState,
 };
@@ -95,6 +95,7 @@ async fn show_upstream(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(i
 }
 
 /// Replaces an upstream; with `If-Match` only the version that was seen.
+/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`, `state`) means nothing.
 #[utoipa::path(
     put, path = "/upstreams/{id}", tag = "router-service", security(("bearer" = [])), request_body = UpstreamSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
@@ -105,7 +106,7 @@ async fn replace_upstream(
     allowed: Allowed<CanWriteRoutes>,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
-    Json(spec): Json<UpstreamSpec>,
+    Written(spec): Written<UpstreamSpec>,
 ) -> Result<Response> {
     records::replace::<Upstream>(&app, &allowed, id, &if_match, &spec).await
 }

@@ -95,3 +95,24 @@ async fn what_is_not_known_is_not_undone() {
     to(1).await.expect_problem(409, "history_gone");
     gateway.client.get("/echo").await.expect(200);
 }
+
+#[tokio::test]
+async fn what_was_read_can_be_written_back_as_it_is() {
+    let echo = Instance::start("a");
+    let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
+    let quota = json!({"name": "robots", "routes": ["users"], "by": ["token"], "requests": 10, "per": "day"});
+    gateway.admin.post("/quotas", &quota).await.expect(201);
+    for records in ["/routes", "/upstreams", "/quotas"] {
+        let page = gateway.admin.get(records).await.expect(200).json();
+        let path = format!("{records}/{}", page["items"][0]["id"].as_str().unwrap());
+        let mut read = gateway.admin.get(&path).await.expect(200).json();
+        let mut written = gateway.admin.put(&path, &read).await.expect(200).json();
+        for record in [&mut read, &mut written] {
+            record.as_object_mut().unwrap().retain(|field, _| !["updatedAt", "state"].contains(&field.as_str()));
+        }
+        assert_eq!(written, read);
+        read["color"] = json!("red");
+        let problem = gateway.admin.put(&path, &read).await.expect_problem(422, "invalid_request").json();
+        assert_eq!(problem["errors"][0]["pointer"], "/color");
+    }
+}
