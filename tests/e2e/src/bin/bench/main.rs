@@ -51,6 +51,9 @@ pub(crate) struct Store {
 pub(crate) struct Service {
     pub(crate) pid: u32,
     api: String,
+    /// Its other instances.
+    #[serde(default)]
+    pub(crate) more: Vec<Service>,
 }
 
 // One thread: what the load costs is one core at most, and is told.
