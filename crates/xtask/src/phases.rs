@@ -35,10 +35,11 @@ impl Phases {
     /// One line for each phase, and the sum.
     pub(crate) fn report(&self) {
         println!();
+        let width = self.taken.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max("total".len());
         for (name, taken) in &self.taken {
-            println!("  {name:<14} {:>9}", seconds(*taken));
+            println!("  {name:<width$} {:>11}", seconds(*taken));
         }
-        println!("  {:<14} {:>9}", "total", seconds(self.elapsed()));
+        println!("  {:<width$} {:>11}", "total", seconds(self.elapsed()));
     }
 }
 
