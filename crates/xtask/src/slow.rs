@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use crate::phases::{Phases, run};
 
+/// The module of the tests that take over ten minutes: they come last, so that none of the others is left out for their sake.
+const LONGEST: &str = "chaos::";
+
 /// A test, and the program that it is in.
 struct Slow {
     folder: PathBuf,
@@ -78,6 +81,7 @@ fn tests(build: &mut Command, filters: &[String]) -> anyhow::Result<Vec<Slow>> {
         let folder = manifest.parent().context("a manifest is in a folder")?;
         tests.extend(ignored(folder, &program, filters)?);
     }
+    tests.sort_by_key(|test| test.name.starts_with(LONGEST));
     Ok(tests)
 }
 
