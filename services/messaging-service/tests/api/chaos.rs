@@ -26,8 +26,9 @@ const PER_SECOND: u32 = 250;
 /// What it goes well for, between two faults.
 const BREATH: Duration = Duration::from_millis(700);
 
-/// When a broker of RabbitMQ 3.10 has surely written down that a new queue is there: it keeps the list of its raft members in
-/// memory for up to five seconds, and one that is killed before does not serve that queue again.
+/// When a broker of RabbitMQ 3.10 has surely written down that a new queue is there: its raft library saves the members' names and
+/// terms half a second and five seconds after the last change (`auto_save` in ra 2.2's `ra_directory` and `ra_log_meta`). One that
+/// is killed before does not serve that queue again.
 const WRITTEN_DOWN: Duration = Duration::from_secs(6);
 
 /// What everybody who publishes and takes shares.
