@@ -93,7 +93,7 @@ async fn show_quota(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id):
 }
 
 /// Replaces a quota, what was used of it stays used; with `If-Match` only the version that was seen.
-/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`, `state`) means nothing.
+/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`) means nothing.
 #[utoipa::path(
     put, path = "/quotas/{id}", tag = "router-service", security(("bearer" = [])), request_body = QuotaSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),

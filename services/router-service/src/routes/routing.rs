@@ -116,7 +116,7 @@ async fn show_route(State(app): State<App>, _: Allowed<CanReadRoutes>, Path(id):
 }
 
 /// Replaces a route; with `If-Match` only the version that was seen.
-/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`, `state`) means nothing.
+/// What was read can be sent back as it is: what the gateway had added (`id`, `createdAt`, `updatedAt`) means nothing.
 #[utoipa::path(
     put, path = "/routes/{id}", tag = "router-service", security(("bearer" = [])), request_body = RouteSpec,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
