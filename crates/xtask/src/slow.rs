@@ -1,4 +1,4 @@
-//! The slow tests, those marked `#[ignore = "slow"]`: one at a time, so that each has the machine for itself.
+//! The slow tests, those that a plain `cargo test` passes over: one at a time, so that each has the machine for itself.
 
 use std::{
     io::BufRead as _,
