@@ -34,6 +34,8 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(15);
 /// At shutdown: so long after the last one nobody else is expected to leave.
 const LAST_LEAVER: Duration = Duration::from_millis(300);
+/// Only after such a silence a hub asks when the next message is due: in a busy group the next hand-out comes sooner.
+const QUIET: Duration = Duration::from_millis(2);
 /// After a failure of the database.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -65,6 +67,13 @@ pub(crate) struct Hub {
     pub(crate) taken: Notify,
     /// Nobody waits here any more.
     pub(crate) ended: CancellationToken,
+}
+
+/// How long a hub waits when it has handed out what it could, unless it is woken.
+enum Rest {
+    For(Duration),
+    /// Until the next of the messages that wait for their time is due.
+    UntilDue,
 }
 
 /// What a subscriber leaves behind.
@@ -260,11 +269,11 @@ impl Hubs {
     async fn serve(&self, hub: &Arc<Hub>) {
         let mut empty_since = Instant::now();
         loop {
-            let pause = if hub.seats().is_empty() {
+            let rest = if hub.seats().is_empty() {
                 if empty_since.elapsed() >= LINGER && self.close(hub) {
                     return;
                 }
-                LINGER.saturating_sub(empty_since.elapsed()).max(PAUSE)
+                Rest::For(LINGER.saturating_sub(empty_since.elapsed()).max(PAUSE))
             } else {
                 empty_since = Instant::now();
                 self.hand_out(hub).await
@@ -272,10 +281,26 @@ impl Hubs {
             // Not in the middle of a hand-out: what was leased must reach somebody.
             tokio::select! {
                 () = hub.woken.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = self.rest(hub, rest) => {}
                 () = hub.ended.cancelled() => return,
             }
         }
+    }
+
+    async fn rest(&self, hub: &Hub, rest: Rest) {
+        let pause = match rest {
+            Rest::For(pause) => pause,
+            Rest::UntilDue => {
+                tokio::time::sleep(QUIET).await;
+                let next = self.0.store.milliseconds_to_next(hub.group.group_id).await.ok().flatten();
+                next.map_or(self.look(), |ms| self.look().min(Duration::from_secs_f64(ms.clamp(0.0, 1e6) / 1000.0)))
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+
+    fn look(&self) -> Duration {
+        Duration::from_millis(self.0.deliver.look_interval_ms)
     }
 
     /// Ends a hub that is still without subscribers.
@@ -290,19 +315,19 @@ impl Hubs {
     }
 
     /// Hands out until nothing is ready or nobody has a free seat; gives when to look again.
-    async fn hand_out(&self, hub: &Hub) -> Duration {
-        let look = Duration::from_millis(self.0.deliver.look_interval_ms);
+    async fn hand_out(&self, hub: &Hub) -> Rest {
         loop {
             let seats = hub.seats().free();
             if seats.is_empty() {
-                return if self.correct(hub).await { Duration::ZERO } else { look };
+                let corrected = self.correct(hub).await;
+                return Rest::For(if corrected { Duration::ZERO } else { self.look() });
             }
             let leased =
                 match self.0.store.lease(hub.group.group_id, hub.topic.lease_ms, hub.topic.ageing(), &seats).await {
                     Ok(leased) => leased,
                     Err(error) => {
                         tracing::warn!(topic = hub.topic.name, %error, "messages can't be handed out");
-                        return PAUSE;
+                        return Rest::For(PAUSE);
                     }
                 };
             let count = leased.len();
@@ -312,8 +337,7 @@ impl Hubs {
             }
             if count < seats.len() {
                 self.correct(hub).await;
-                let next = self.0.store.milliseconds_to_next(hub.group.group_id).await.ok().flatten();
-                return next.map_or(look, |ms| look.min(Duration::from_secs_f64(ms.clamp(1.0, 1e6) / 1000.0)));
+                return Rest::UntilDue;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Table `deliveries`: messages that a broker handed over come in here once each; and those that were given up.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
 use super::{Error, Position, Store, groups::split};
@@ -21,6 +21,34 @@ pub struct Expired {
 /// A message that a broker handed over.
 pub type NewDelivery = Message;
 
+/// A statement that gives how many messages have arrived.
+type Arrivals<'q> = QueryScalar<'q, Postgres, Option<i64>, PgArguments>;
+
+/// Stores messages; with expressions to go before, to store under a condition, and to tell how many have arrived under one.
+macro_rules! insert {
+    ($before:literal, $if_stored:literal, $if_told:literal) => {
+        concat!(
+            "with ",
+            $before,
+            "added as (insert into deliveries (group_id, ordered, message_id, priority, key, payload, headers, traceparent, \
+                 published_at, expires_at, sealed) \
+             select $1, $10 and key is not null, t.* from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], \
+                 $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $11::boolean[]) \
+                 as t (message_id, priority, key, payload, headers, traceparent, published_at, expires_at, sealed)",
+            $if_stored,
+            " on conflict on constraint deliveries_message_id_group_id_key do nothing returning 1), \
+             arrived as (select greatest((select count(*) from added), $12) as messages), \
+             told as (insert into topic_counts as c (topic_id, bucket, accepted, confirmed, arrived, delivered, acknowledged, \
+                 dead, expired) \
+             select topic_id, date_bin('10 seconds', now(), 'epoch'), 0, 0, messages, 0, 0, 0, 0 \
+             from consumer_groups, arrived where group_id = $1 and messages > 0 \
+             on conflict on constraint topic_counts_pkey do update set arrived = c.arrived + excluded.arrived) \
+             select messages from arrived",
+            $if_told
+        )
+    };
+}
+
 impl Store {
     /// Stores messages for a group, those it already had left out; `ordered`: each waits for the earlier ones of its key.
     /// Committed on return: the broker may forget them. `fresh`: so many were handed over for the first time. Gives how many
@@ -35,10 +63,12 @@ impl Store {
         messages: &[NewDelivery],
         fresh: u64,
     ) -> Result<u64, Error> {
-        insert(&mut *self.pool.acquire().await?, group_id, ordered, messages, fresh).await
+        let statement = sqlx::query_scalar(insert!("", "", ""));
+        let arrived = bound(statement, group_id, ordered, messages, fresh).fetch_one(&self.pool).await?;
+        Ok(arrived.unwrap_or_default().unsigned_abs())
     }
 
-    /// As `insert_deliveries`, and moves the group's positions in the same transaction. `None`, and nothing is stored, if
+    /// As `insert_deliveries`, and moves the group's positions in the same statement. `None`, and nothing is stored, if
     /// `reader` reads for this group no more.
     ///
     /// # Errors
@@ -51,26 +81,19 @@ impl Store {
         messages: &[NewDelivery],
         positions: &[Position],
     ) -> Result<Option<u64>, Error> {
-        let mut tx = self.pool.begin().await?;
-        // The row stays locked until the commit: nobody can take the reading over in between.
-        let fence = sqlx::query("select 1 from consumer_groups where group_id = $1 and reader = $2 for update");
-        if fence.bind(group_id).bind(reader).fetch_optional(&mut *tx).await?.is_none() {
-            return Ok(None);
-        }
-        let added = insert(&mut tx, group_id, ordered, messages, 0).await?;
         let (partitions, offsets) = split(positions);
-        sqlx::query(
-            "insert into stream_positions (group_id, partition, next_offset) \
-             select $1, * from unnest($2::integer[], $3::bigint[]) \
-             on conflict on constraint stream_positions_pkey do update set next_offset = excluded.next_offset",
-        )
-        .bind(group_id)
-        .bind(partitions)
-        .bind(offsets)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(Some(added))
+        // The fence's row stays locked until the commit: nobody can take the reading over in between.
+        let statement = sqlx::query_scalar(insert!(
+            "fence as (select from consumer_groups where group_id = $1 and reader = $13 for update), \
+             moved as (insert into stream_positions (group_id, partition, next_offset) \
+                 select $1, p.* from fence, unnest($14::integer[], $15::bigint[]) p \
+                 on conflict on constraint stream_positions_pkey do update set next_offset = excluded.next_offset), ",
+            " cross join fence",
+            " where exists (select from fence)"
+        ));
+        let statement = bound(statement, group_id, ordered, messages, 0);
+        let arrived = statement.bind(reader).bind(partitions).bind(offsets).fetch_optional(&self.pool).await?;
+        Ok(arrived.flatten().map(i64::unsigned_abs))
     }
 
     /// The row that a receipt names.
@@ -177,45 +200,26 @@ impl Store {
     }
 }
 
-async fn insert(
-    connection: &mut PgConnection,
+/// One that [`insert!`] makes, with all that it needs of `$1` to `$12`.
+fn bound<'q>(
+    statement: Arrivals<'q>,
     group_id: Uuid,
     ordered: bool,
-    messages: &[NewDelivery],
+    messages: &'q [NewDelivery],
     fresh: u64,
-) -> Result<u64, Error> {
-    if messages.is_empty() {
-        return Ok(0);
-    }
+) -> Arrivals<'q> {
     let column = messages.iter();
-    let arrived: i64 = sqlx::query_scalar(
-        "with added as (insert into deliveries (group_id, ordered, message_id, priority, key, payload, headers, traceparent, \
-                 published_at, expires_at, sealed) \
-             select $1, $10 and key is not null, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::bytea[], \
-                 $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $11::boolean[]) \
-                 as t (message_id, priority, key, payload, headers, traceparent, published_at, expires_at, sealed) \
-             on conflict on constraint deliveries_message_id_group_id_key do nothing returning 1), \
-         arrived as (select greatest((select count(*) from added), $12) as messages), \
-         told as (insert into topic_counts as c (topic_id, bucket, accepted, confirmed, arrived, delivered, acknowledged, \
-                 dead, expired) \
-             select topic_id, date_bin('10 seconds', now(), 'epoch'), 0, 0, messages, 0, 0, 0, 0 \
-             from consumer_groups, arrived where group_id = $1 and messages > 0 \
-             on conflict on constraint topic_counts_pkey do update set arrived = c.arrived + excluded.arrived) \
-         select messages from arrived",
-    )
-    .bind(group_id)
-    .bind(column.clone().map(|message| message.id).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.priority).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.key.as_deref()).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.payload.as_ref()).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.headers.as_str()).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.traceparent.as_deref()).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.published_at).collect::<Vec<_>>())
-    .bind(column.clone().map(|message| message.expires_at).collect::<Vec<_>>())
-    .bind(ordered)
-    .bind(column.map(|message| message.sealed).collect::<Vec<_>>())
-    .bind(i64::try_from(fresh).unwrap_or(i64::MAX))
-    .fetch_one(connection)
-    .await?;
-    Ok(arrived.unsigned_abs())
+    statement
+        .bind(group_id)
+        .bind(column.clone().map(|message| message.id).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.priority).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.key.as_deref()).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.payload.as_ref()).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.headers.as_str()).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.published_at).collect::<Vec<_>>())
+        .bind(column.clone().map(|message| message.expires_at).collect::<Vec<_>>())
+        .bind(ordered)
+        .bind(column.map(|message| message.sealed).collect::<Vec<_>>())
+        .bind(i64::try_from(fresh).unwrap_or(i64::MAX))
 }
