@@ -12,6 +12,7 @@ use crate::{
     App,
     changes::{self, Change},
     config::FirstAdministrator,
+    rights::Assignment,
     roles::{ADMINISTRATOR, EVERYTHING, PermissionPattern, RoleDefinition},
     scim::Document,
     store,
@@ -215,7 +216,7 @@ async fn make(app: &App, administrator: &FirstAdministrator) -> Result<(), Probl
         attributes: None,
     };
     let user = store::users::insert(&mut change, Uuid::now_v7(), &new).await?;
-    store::assignments::put(&mut change, user.id, ADMINISTRATOR, None, None).await?;
+    store::assignments::put::<Assignment>(&mut change, user.id, ADMINISTRATOR, None, None).await?;
     changes::users::tell(&mut change, None, "created", None, Some(&user)).await?;
     store::bootstrap::made(&mut change, user.id).await?;
     change.commit(app).await?;

@@ -37,14 +37,14 @@ pub(crate) async fn put(
     store::roles::find(&mut *change, role).await?;
     let granted = store::roles::granted(&mut change, role).await?;
     actor.may_hand_out(&granted)?;
-    let current = store::assignments::find(&mut change, user_id, role, resource).await?;
+    let current = store::assignments::find::<Assignment>(&mut change, user_id, role, resource).await?;
     if let Some(current) = current.as_ref().filter(|current| current.expires_at == expires_at) {
         return Ok((current.clone(), user.epoch));
     }
     // Only an end that is new can take an administrator away.
     let may_end = current.is_some() && expires_at.is_some() && grants_everything(&granted);
     let administered = may_end && has_an_administrator(&mut change).await?;
-    let assignment = store::assignments::put(&mut change, user_id, role, resource, expires_at).await?;
+    let assignment = store::assignments::put::<Assignment>(&mut change, user_id, role, resource, expires_at).await?;
     keep_an_administrator(&mut change, administered).await?;
     let epoch = change.raise_person(user_id, "role-given").await?;
     let happened = (user_id, current.as_ref().map(told), Some(told(&assignment)));
@@ -72,8 +72,8 @@ pub(crate) async fn delete(
     let may_end = resource.is_none() && grants_everything(&granted);
     let administered = may_end && has_an_administrator(&mut change).await?;
     let resource = resource.map(ResourcePattern::as_str);
-    let current = store::assignments::find(&mut change, user_id, role.as_str(), resource).await?;
-    store::assignments::delete(&mut change, user_id, role.as_str(), resource).await?;
+    let current = store::assignments::find::<Assignment>(&mut change, user_id, role.as_str(), resource).await?;
+    store::assignments::delete::<Assignment>(&mut change, user_id, role.as_str(), resource).await?;
     let happened = (user_id, current.as_ref().map(told), None);
     store::history::note(&mut change, "role-taken", Some(&actor.named()), &[happened]).await?;
     keep_an_administrator(&mut change, administered).await?;

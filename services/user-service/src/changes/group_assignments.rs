@@ -31,13 +31,14 @@ pub(crate) async fn put(
     store::roles::find(&mut *change, role).await?;
     let granted = store::roles::granted(&mut change, role).await?;
     actor.may_hand_out(&granted)?;
-    let current = store::group_assignments::find(&mut change, group_id, role, resource).await?;
+    let current = store::assignments::find::<GroupAssignment>(&mut change, group_id, role, resource).await?;
     if let Some(current) = current.as_ref().filter(|current| current.expires_at == expires_at) {
         return Ok((current.clone(), epoch));
     }
     let may_end = current.is_some() && expires_at.is_some() && grants_everything(&granted);
     let administered = may_end && has_an_administrator(&mut change).await?;
-    let assignment = store::group_assignments::put(&mut change, group_id, role, resource, expires_at).await?;
+    let assignment =
+        store::assignments::put::<GroupAssignment>(&mut change, group_id, role, resource, expires_at).await?;
     keep_an_administrator(&mut change, administered).await?;
     let epoch = raise(&mut change, group_id, &[role]).await?;
     let data =
@@ -67,7 +68,7 @@ pub(crate) async fn delete(
     let may_end = resource.is_none() && grants_everything(&granted);
     let administered = may_end && has_an_administrator(&mut change).await?;
     let (role, resource) = (role.as_str(), resource.map(ResourcePattern::as_str));
-    store::group_assignments::delete(&mut change, group_id, role, resource).await?;
+    store::assignments::delete::<GroupAssignment>(&mut change, group_id, role, resource).await?;
     keep_an_administrator(&mut change, administered).await?;
     let epoch = raise(&mut change, group_id, &[role]).await?;
     let data = json!({"role": role, "resource": resource, "epoch": epoch, "by": actor.named()});

@@ -75,7 +75,7 @@ pub(super) async fn list_assignments(
     let after =
         after.map(|(role, resource)| (role.as_str().to_owned(), resource.map(|resource| resource.as_str().to_owned())));
     store::users::find(&app.pool, id).await?;
-    let assignments = store::assignments::of_user(&app.pool, id, after, query.limit.fetch()).await?;
+    let assignments = store::assignments::list::<Assignment>(&app.pool, id, after, query.limit.fetch()).await?;
     Ok(Json(Page::new(assignments, query.limit, |last| (last.role.clone(), last.resource.clone()))))
 }
 

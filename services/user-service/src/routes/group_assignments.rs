@@ -49,7 +49,7 @@ pub(super) async fn list_group_assignments(
     let after =
         after.map(|(role, resource)| (role.as_str().to_owned(), resource.map(|resource| resource.as_str().to_owned())));
     store::groups::find(&app.pool, id).await?;
-    let found = store::group_assignments::of_group(&app.pool, id, after, query.limit.fetch()).await?;
+    let found = store::assignments::list::<GroupAssignment>(&app.pool, id, after, query.limit.fetch()).await?;
     Ok(Json(Page::new(found, query.limit, |last| (last.role.clone(), last.resource.clone()))))
 }
 

@@ -1,89 +1,116 @@
-//! Who holds which role, where, until when.
+//! Who holds which role, where, until when: people, and groups.
 
 use chrono::{DateTime, Utc};
 use kronos_common::problem::{Problem, Result};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::rights::Assignment;
+use crate::{groups::GroupAssignment, rights::Assignment};
 
-/// The assignment of `role` to the user on `resource`.
-pub(crate) async fn find(
+/// A row of a person's assignment or of a group's: two tables of the same shape.
+pub(crate) trait Assigned: for<'row> FromRow<'row, PgRow> + Send + Unpin {
+    /// That of the holder `$1`: of the role `$2` on the resource `$3`.
+    const FIND: &'static str;
+    /// Writes one until `$4`, or another end of it.
+    const PUT: &'static str;
+    const DELETE: &'static str;
+    /// Those of the holder `$1` by role and resource, after the role `$2` on the resource `$3`, at most `$4`.
+    const LIST: &'static str;
+}
+
+macro_rules! assigned {
+    ($row:ty, $table:literal, $holder:literal) => {
+        impl Assigned for $row {
+            const FIND: &'static str = concat!(
+                "select ",
+                $holder,
+                ", role, resource, expires_at, created_at from ",
+                $table,
+                " where ",
+                $holder,
+                " = $1 and role = $2 and resource is not distinct from $3"
+            );
+            const PUT: &'static str = concat!(
+                "insert into ",
+                $table,
+                " (",
+                $holder,
+                ", role, resource, expires_at) values ($1, $2, $3, $4) \
+                 on conflict on constraint ",
+                $table,
+                "_key do update set expires_at = excluded.expires_at \
+                 returning ",
+                $holder,
+                ", role, resource, expires_at, created_at"
+            );
+            const DELETE: &'static str = concat!(
+                "delete from ",
+                $table,
+                " where ",
+                $holder,
+                " = $1 and role = $2 and resource is not distinct from $3"
+            );
+            const LIST: &'static str = concat!(
+                "select ",
+                $holder,
+                ", role, resource, expires_at, created_at from ",
+                $table,
+                " where ",
+                $holder,
+                " = $1 \
+                 and ($2::text is null or (role, coalesce(resource, '')) > ($2, coalesce($3, ''))) \
+                 order by role, coalesce(resource, '') limit $4"
+            );
+        }
+    };
+}
+
+assigned!(Assignment, "assignments", "user_id");
+assigned!(GroupAssignment, "group_assignments", "group_id");
+
+/// The assignment of `role` to the holder on `resource`.
+pub(crate) async fn find<A: Assigned>(
     connection: &mut PgConnection,
-    user_id: Uuid,
+    holder: Uuid,
     role: &str,
     resource: Option<&str>,
-) -> Result<Option<Assignment>> {
-    Ok(sqlx::query_as::<_, Assignment>(
-        "select user_id, role, resource, expires_at, created_at from assignments
-         where user_id = $1 and role = $2 and resource is not distinct from $3",
-    )
-    .bind(user_id)
-    .bind(role)
-    .bind(resource)
-    .fetch_optional(connection)
-    .await?)
+) -> Result<Option<A>> {
+    Ok(sqlx::query_as(A::FIND).bind(holder).bind(role).bind(resource).fetch_optional(connection).await?)
 }
 
 /// Writes an assignment, or another end of it.
-pub(crate) async fn put(
+pub(crate) async fn put<A: Assigned>(
     connection: &mut PgConnection,
-    user_id: Uuid,
+    holder: Uuid,
     role: &str,
     resource: Option<&str>,
     expires_at: Option<DateTime<Utc>>,
-) -> Result<Assignment> {
-    Ok(sqlx::query_as::<_, Assignment>(
-        "insert into assignments (user_id, role, resource, expires_at) values ($1, $2, $3, $4)
-         on conflict on constraint assignments_key do update set expires_at = excluded.expires_at
-         returning user_id, role, resource, expires_at, created_at",
-    )
-    .bind(user_id)
-    .bind(role)
-    .bind(resource)
-    .bind(expires_at)
-    .fetch_one(connection)
-    .await?)
+) -> Result<A> {
+    let put = sqlx::query_as(A::PUT).bind(holder).bind(role).bind(resource).bind(expires_at);
+    Ok(put.fetch_one(connection).await?)
 }
 
 /// Takes an assignment away; 404 if there is none.
-pub(crate) async fn delete(
+pub(crate) async fn delete<A: Assigned>(
     connection: &mut PgConnection,
-    user_id: Uuid,
+    holder: Uuid,
     role: &str,
     resource: Option<&str>,
 ) -> Result<()> {
-    let deleted =
-        sqlx::query("delete from assignments where user_id = $1 and role = $2 and resource is not distinct from $3")
-            .bind(user_id)
-            .bind(role)
-            .bind(resource)
-            .execute(connection)
-            .await?
-            .rows_affected();
-    if deleted == 0 { Err(Problem::not_found("assignment")) } else { Ok(()) }
+    let deleted = sqlx::query(A::DELETE).bind(holder).bind(role).bind(resource).execute(connection).await?;
+    if deleted.rows_affected() == 0 { Err(Problem::not_found("assignment")) } else { Ok(()) }
 }
 
-/// A user's assignments by role and resource, after the position `after`.
-pub(crate) async fn of_user(
+/// A holder's assignments by role and resource, after the position `after`.
+pub(crate) async fn list<A: Assigned>(
     pool: &PgPool,
-    user_id: Uuid,
+    holder: Uuid,
     after: Option<(String, Option<String>)>,
     count: i64,
-) -> Result<Vec<Assignment>> {
+) -> Result<Vec<A>> {
     let (role, resource) = after.unzip();
-    Ok(sqlx::query_as::<_, Assignment>(
-        "select user_id, role, resource, expires_at, created_at from assignments
-         where user_id = $1 and ($2::text is null or (role, coalesce(resource, '')) > ($2, coalesce($3, '')))
-         order by role, coalesce(resource, '')
-         limit $4",
-    )
-    .bind(user_id)
-    .bind(role)
-    .bind(resource.flatten())
-    .bind(count)
-    .fetch_all(pool)
-    .await?)
+    let list = sqlx::query_as(A::LIST).bind(holder).bind(role).bind(resource.flatten()).bind(count);
+    Ok(list.fetch_all(pool).await?)
 }
 
 /// Some people with assignments whose time is over, locked; those not that are locked already.
