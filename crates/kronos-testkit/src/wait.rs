@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Polls until the condition holds.
 ///
 /// # Panics
-/// After 5 s, naming `what`.
+/// After 30 s, naming `what`.
 pub async fn wait_until(what: &str, condition: impl AsyncFnMut() -> bool) {
     wait_up_to(PATIENCE, what, condition).await;
 }

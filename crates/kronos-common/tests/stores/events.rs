@@ -161,7 +161,7 @@ async fn a_database_that_is_away_costs_no_attempt() {
     let (proxy, url) = Proxy::in_front_of(&fixture.database.url("kronos_users")).await;
     let mut config = fixture.database.config("kronos_users");
     config.url = url.into();
-    config.acquire_timeout_ms = 200;
+    config.acquire_timeout_ms = 2000;
     let pool = kronos_common::postgres::open(&config, "test").unwrap();
     proxy.block();
     let mut subscription = fixture.subscription(0);

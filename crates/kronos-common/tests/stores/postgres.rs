@@ -56,7 +56,7 @@ async fn connections_that_were_cut_are_replaced() {
     let (proxy, url) = Proxy::in_front_of(&database.url("kronos_users")).await;
     let mut config = database.config("kronos_users");
     config.url = url.into();
-    config.acquire_timeout_ms = 500;
+    config.acquire_timeout_ms = 2000;
     let pool = postgres::connect(&config, &Context::detached("test")).await.unwrap();
     proxy.block();
     wait_until("the database is away", async || {

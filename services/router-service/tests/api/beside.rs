@@ -80,7 +80,7 @@ async fn a_mirror_that_hangs_or_is_away_is_not_felt() {
     let begun = Clock::now();
     // The mirror is as slow: the answers are not.
     join_all((0..100).map(async |_| gateway.client.get("/echo/slow/300").await.expect(200))).await;
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(20));
     b.kill();
     for _ in 0..20 {
         gateway.client.get("/echo").await.expect(200);

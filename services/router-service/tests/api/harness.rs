@@ -47,7 +47,7 @@ impl World {
         let mut config: Config = config::load(DEFAULTS, None, &HashMap::new()).unwrap();
         config.http.bind = "127.0.0.1:0".parse().unwrap();
         config.http.operations_bind = config.http.bind;
-        config.http.drain_deadline_ms = 3000;
+        config.http.drain_deadline_ms = 15_000;
         config.postgres = database.config("kronos_router");
         config.redis = test_redis();
         config.identity = issuer.config();

@@ -46,7 +46,7 @@ async fn whoever_asks_too_fast_is_told_when_to_come_back() {
     assert!(gateway.metric("kronos_gateway_limited_total", &["route=\"echo\""]).await >= 1.0);
     let begun = Instant::now();
     wait_until("a token is back", async || gateway.client.get("/echo").await.status == 200).await;
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn without_redis_each_gateway_keeps_its_share() {
     let mut world = World::new().await;
     let (proxy, url) = Proxy::in_front_of(world.config.redis.url.expose_secret()).await;
     world.config.redis.url = url.into();
-    world.config.limits.redis_timeout_ms = 100;
+    world.config.limits.redis_timeout_ms = 500;
     let (one, two) = (world.start().await, world.start().await);
     one.upstream("echo", &[&echo]).await;
     // Both have said that they are there before Redis goes away.

@@ -108,7 +108,7 @@ async fn rate_errors_latency_and_saturation_are_told_by_route_and_upstream() {
     };
     assert!(below("0.025").await < 10.0 && below("+Inf").await == 20.0);
     // Requests under way, against the bound; the sum of seconds per second is the same for a route.
-    let busy = join_all((0..5).map(async |_| gateway.client.get("/echo/slow/1500").await.expect(200)));
+    let busy = join_all((0..5).map(async |_| gateway.client.get("/echo/slow/4000").await.expect(200)));
     let seen = wait_until("five are under way", async || {
         gateway.metric("kronos_gateway_upstream_in_flight", &["\"echo\""]).await == 5.0
     });

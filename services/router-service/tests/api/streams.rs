@@ -15,13 +15,13 @@ async fn events_arrive_at_once() {
     let echo = Instance::start("a");
     let (_world, gateway) = Gateway::with_echo(&[&echo]).await;
     let begun = Instant::now();
-    let answer = gateway.client.get("/echo/events?ms=700").stream().await;
+    let answer = gateway.client.get("/echo/events?ms=5000").stream().await;
     assert_eq!(answer.status(), 200);
     let mut events = answer.bytes_stream();
     assert_eq!(events.next().await.unwrap().unwrap(), "data: first\n\n");
-    assert!(begun.elapsed() < Duration::from_millis(500), "it was not held back: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "it was not held back: {:?}", begun.elapsed());
     assert_eq!(events.next().await.unwrap().unwrap(), "data: second\n\n");
-    assert!(begun.elapsed() >= Duration::from_millis(700));
+    assert!(begun.elapsed() >= Duration::from_secs(5));
 }
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn an_event_stream_ends_when_the_gateway_drains() {
     events.next().await.unwrap().unwrap();
     let begun = Instant::now();
     gateway.running.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let rest: Vec<_> = events.collect().await;
     assert!(rest.iter().all(Result::is_ok), "its end is a proper one: {rest:?}");
 }
@@ -92,7 +92,7 @@ async fn a_websocket_passes_through() {
     // A drain ends it in time.
     let begun = Instant::now();
     gateway.running.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     socket.read_to_end().await;
 }
 
@@ -130,10 +130,10 @@ async fn http2_without_tls_is_spoken() {
     let (parts, body) = get("/nowhere").await;
     assert_eq!(parts.status, 404);
     assert!(String::from_utf8_lossy(&body).contains("not_found"));
-    let together = futures::future::join_all((0..50).map(|_| get("/echo/slow/50")));
+    let together = futures::future::join_all((0..50).map(|_| get("/echo/slow/500")));
     let begun = Instant::now();
     assert!(together.await.iter().all(|(parts, _)| parts.status == 200));
-    assert!(begun.elapsed() < Duration::from_secs(1), "streams run side by side: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "streams run side by side: {:?}", begun.elapsed());
     drop(sender);
     gateway.running.stop().await;
     let _ = driver.await.unwrap();

@@ -109,7 +109,7 @@ async fn requests_under_way_are_finished_at_the_end() {
     let address = gateway.running.api;
     let begun = Instant::now();
     gateway.running.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     slow.await.unwrap().expect(200);
     idle.read_to_end().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");

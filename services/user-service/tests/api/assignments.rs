@@ -67,7 +67,7 @@ async fn a_subscription_ends_on_time_by_itself_and_is_told() {
     fixture.role("customer", &["robots:use"], &[]).await;
     let user = fixture.user("camille").await;
     let mut ended = fixture.listen("kronos.user.role-ended").await;
-    let end = Utc::now() + Duration::from_millis(700);
+    let end = Utc::now() + Duration::from_secs(3);
     let end_text = end.to_rfc3339_opts(SecondsFormat::Millis, true);
     let epoch = fixture.give(&user, "customer", json!({"resource": "robot:R-42", "expiresAt": end_text})).await;
     let query = "permission=robots:use&resource=robot:R-42";
@@ -75,7 +75,7 @@ async fn a_subscription_ends_on_time_by_itself_and_is_told() {
     let event = ended.next().await;
     let late = Utc::now() - end;
     assert!(
-        late >= chrono::TimeDelta::zero() && late.num_milliseconds() < 1_000,
+        late >= chrono::TimeDelta::zero() && late.num_milliseconds() < 10_000,
         "{} ms late",
         late.num_milliseconds()
     );
@@ -95,10 +95,10 @@ async fn a_subscription_can_be_prolonged_and_cannot_end_in_the_past() {
     let past = json!({"expiresAt": "2020-01-01T00:00:00Z"});
     let refused = fixture.admin.put(&path, &past).await.expect_problem(422, "invalid_request");
     assert_eq!(refused.json()["errors"][0]["code"], "in_the_past");
-    let soon = (Utc::now() + Duration::from_millis(400)).to_rfc3339();
+    let soon = (Utc::now() + Duration::from_secs(2)).to_rfc3339();
     fixture.give(&user, "customer", json!({"expiresAt": soon})).await;
     fixture.give(&user, "customer", json!({"expiresAt": "2100-01-01T00:00:00Z"})).await;
-    let until = Instant::now() + Duration::from_millis(600);
+    let until = Instant::now() + Duration::from_millis(2200);
     wait_until("the first end is over", async || Instant::now() > until).await;
     let grants = fixture.grants(&user).await;
     assert_eq!(

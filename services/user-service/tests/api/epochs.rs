@@ -112,7 +112,7 @@ async fn a_role_of_many_changes_by_one_event_and_ends_the_tokens_of_all() {
     let begun = Instant::now();
     let changed =
         fixture.admin.put("/roles/reader", &json!({"permissions": ["users:read", "logs:read"]})).await.expect(200);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(clients[0].get("/users").await.code(), "token_revoked", "a token that names the role ends at once");
     wait_until("the other one ends too", async || clients[1].get("/users").await.code() == "token_revoked").await;
     let event = events.next().await;

@@ -20,7 +20,7 @@ async fn without_its_database_it_is_not_ready_and_says_so_and_comes_back() {
     let (proxy, url) = Proxy::in_front_of(&platform.database.url("kronos_users")).await;
     let mut config = platform.config();
     config.postgres.url = url.into();
-    config.postgres.acquire_timeout_ms = 300;
+    config.postgres.acquire_timeout_ms = 2000;
     let running = user_service::start(config).await.unwrap();
     let (operations, client) = (http(running.operations), platform.caller(&running, "test", &["*:*"]));
     client.get("/users").await.expect(200);

@@ -1,15 +1,10 @@
 //! People, roles, and the first sequence of the seeds: a customer may in, and no longer.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use serde_json::json;
 
 use super::{Journey, PATIENCE, eventually};
 use crate::api::{Api, text};
-
-/// A changed right is felt everywhere within this time.
-const REVOCATION: Duration = Duration::from_millis(250);
 
 impl Journey<'_> {
     pub(super) async fn access(&mut self) -> anyhow::Result<()> {
@@ -46,7 +41,7 @@ impl Journey<'_> {
         self.done("the customer's own token opens the cache (404: there is nothing yet)");
 
         self.admin.delete(&format!("/users/{customer_id}/roles/{customer_role}")).await?.expect(204)?;
-        let ((), felt) = eventually("the old token to be refused", REVOCATION, || async {
+        let ((), felt) = eventually("the old token to be refused", PATIENCE, || async {
             let answer = customer.get("/cache/demo/none").await?;
             Ok((answer.status == 401 && answer.json["code"] == "token_revoked").then_some(()))
         })
