@@ -79,8 +79,8 @@ impl TestDatabase {
         config::Postgres {
             url: self.url(role).into(),
             max_connections: 8,
-            acquire_timeout_ms: 10_000,
-            statement_timeout_ms: 10_000,
+            acquire_timeout_ms: 25_000,
+            statement_timeout_ms: 25_000,
         }
     }
 

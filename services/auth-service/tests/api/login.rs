@@ -101,27 +101,23 @@ async fn unknown_disabled_wrong_and_empty_take_the_same_time() {
         (user.username.as_str(), ""),
         ("nobody", ""),
     ];
-    let mut times = [const { Vec::new() }; 6];
-    for _ in 0..25 {
-        for (index, (name, password)) in cases.iter().enumerate() {
-            let begun = Instant::now();
-            auth.try_login(name, password).await.expect(401);
-            times[index].push(begun.elapsed());
+    // The fastest of each: other tests run beside this one. A hash that is left out would take most of the time away, in every
+    // series; what the machine does besides spoils some of them.
+    let mut seen = [Duration::ZERO; 6];
+    for _ in 0..5 {
+        seen = [Duration::MAX; 6];
+        for _ in 0..15 {
+            for ((name, password), fastest) in cases.iter().zip(&mut seen) {
+                let begun = Instant::now();
+                auth.try_login(name, password).await.expect(401);
+                *fastest = begun.elapsed().min(*fastest);
+            }
+        }
+        if seen.iter().all(|time| time.abs_diff(seen[0]) < seen[0] / 2) {
+            return;
         }
     }
-    // The lower quartile: other tests run beside this one. Alternating runs meet the same machine, so that what differs is
-    // the case; a hash that is left out would take most of the time away.
-    let quartile = |times: &Vec<Duration>| {
-        let mut times = times.clone();
-        times.sort_unstable();
-        times[times.len() / 4]
-    };
-    let wrong = quartile(&times[0]);
-    for (case, times) in cases.iter().zip(&times) {
-        let time = quartile(times);
-        let difference = time.max(wrong) - time.min(wrong);
-        assert!(difference < wrong / 2, "{case:?} takes {time:?}, a wrong password {wrong:?}");
-    }
+    panic!("a wrong password takes {:?}, the other cases {seen:?}: {cases:?}", seen[0]);
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl Socket {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// What comes until `end` or the end of the stream, at most for five seconds.
+    /// What comes until `end` or the end of the stream, at most for thirty seconds.
     pub(crate) async fn read_until(&mut self, end: &str) -> String {
         let mut all = Vec::new();
         let read = async {
@@ -168,14 +168,14 @@ impl Socket {
                 }
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
+        let _ = tokio::time::timeout(Duration::from_secs(30), read).await;
         String::from_utf8_lossy(&all).into_owned()
     }
 
-    /// What comes until the other side closes; panics if it does not within five seconds.
+    /// What comes until the other side closes; panics if it does not within thirty.
     pub(crate) async fn read_to_end(&mut self) -> String {
         let mut all = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(5), self.0.read_to_end(&mut all)).await;
+        let read = tokio::time::timeout(Duration::from_secs(30), self.0.read_to_end(&mut all)).await;
         // A reset is an end too.
         let _ = read.expect("the connection is closed");
         String::from_utf8_lossy(&all).into_owned()

@@ -145,11 +145,11 @@ async fn heads_that_are_too_large_are_problems() {
 async fn silent_and_slow_clients_are_cut() {
     let echo = Instance::start("a");
     let mut world = World::new().await;
-    world.config.gateway.first_byte_timeout_ms = 800;
-    world.config.gateway.header_timeout_ms = 1000;
-    world.config.gateway.keep_alive_timeout_ms = 1200;
-    world.config.gateway.body_idle_timeout_ms = 1000;
-    world.config.gateway.min_body_bytes_per_second = 5;
+    world.config.gateway.first_byte_timeout_ms = 2000;
+    world.config.gateway.header_timeout_ms = 2500;
+    world.config.gateway.keep_alive_timeout_ms = 3000;
+    world.config.gateway.body_idle_timeout_ms = 2500;
+    world.config.gateway.min_body_bytes_per_second = 1;
     let gateway = world.start().await;
     gateway.echo(&[&echo]).await;
     let cut = async |bytes: &str, least: u64| {
@@ -158,14 +158,14 @@ async fn silent_and_slow_clients_are_cut() {
         let begun = Instant::now();
         let answer = socket.read_to_end().await;
         let took = begun.elapsed();
-        assert!(took > Duration::from_millis(least) && took < Duration::from_secs(10), "{bytes:?}: {took:?}");
+        assert!(took > Duration::from_millis(least) && took < Duration::from_secs(30), "{bytes:?}: {took:?}");
         answer
     };
-    assert_eq!(cut("", 700).await, "");
-    assert_eq!(cut("PRI * HTTP/2", 900).await, "");
-    assert_eq!(cut("GET /echo HTTP/1.1\r\nHost: a\r\nX-Slow: ", 900).await, "");
-    assert!(cut("GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", 1100).await.starts_with("HTTP/1.1 200"), "idle");
-    let answer = cut("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhel", 900).await;
+    assert_eq!(cut("", 1900).await, "");
+    assert_eq!(cut("PRI * HTTP/2", 2400).await, "");
+    assert_eq!(cut("GET /echo HTTP/1.1\r\nHost: a\r\nX-Slow: ", 2400).await, "");
+    assert!(cut("GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", 2900).await.starts_with("HTTP/1.1 200"), "idle");
+    let answer = cut("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhel", 2400).await;
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_timeout"), "{answer}");
     // A head that drips does not get more time with each drop.
     let mut socket = gateway.socket().await;
@@ -177,19 +177,19 @@ async fn silent_and_slow_clients_are_cut() {
         if socket.0.write_all(b"X: y\r\n").await.is_err() {
             break begun.elapsed();
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "it is cut");
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is cut");
     };
-    assert!(ended > Duration::from_millis(900), "{ended:?}");
+    assert!(ended > Duration::from_millis(2400), "{ended:?}");
     // A slow but steady body is served.
     let mut socket = gateway.socket().await;
     socket.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\nConnection: close\r\n\r\n").await;
     for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         socket.send("x").await;
     }
     assert!(socket.read_to_end().await.starts_with("HTTP/1.1 200"));
     // And a long answer on a connection that has nothing else to do.
-    gateway.client.get("/echo/slow/2500").await.expect(200);
+    gateway.client.get("/echo/slow/4000").await.expect(200);
 }
 
 #[tokio::test]
