@@ -2,12 +2,17 @@
 //! and, if that fails, by a job. A row knows the life of Redis (marker and server run) it was published in; when Redis
 //! lost its data or changed its server, the rows of the last token life are published again. Publishing twice is harmless.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use redis::{AsyncConnectionConfig, Script, aio::MultiplexedConnection};
 use sqlx::{PgConnection, PgPool};
-use std::sync::Arc;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -74,6 +79,9 @@ struct Inner {
     script: Script,
     /// One publisher at a time, so that whoever waited finds its own row published.
     link: Mutex<Option<Link>>,
+    /// How many have asked for a flush, and how many of them were there before one began that left nothing.
+    asked: AtomicU64,
+    served: AtomicU64,
 }
 
 struct Link {
@@ -104,6 +112,8 @@ impl RevocationPublisher {
             keys: Keys::new(&redis.prefix),
             script: Script::new(PUBLISH),
             link: Mutex::new(None),
+            asked: AtomicU64::new(0),
+            served: AtomicU64::new(0),
         }));
         let (job, shutdown) = (publisher.clone(), context.shutdown.clone());
         context.spawn("revocation-publisher", async move {
@@ -134,8 +144,9 @@ impl RevocationPublisher {
     /// Publishes what was committed; call it after the commit and before the answer. Takes at most 100 ms; what could not
     /// be published then, the job publishes as soon as it can.
     pub async fn flush(&self) {
-        match tokio::time::timeout(FLUSH_WITHIN, self.publish_pending()).await {
-            Ok(Ok(_)) => {}
+        let turn = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        match tokio::time::timeout(FLUSH_WITHIN, self.publish_for(turn)).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "revocations wait to be published"),
             Err(_) => tracing::warn!("revocations wait to be published: Redis or the database is slow"),
         }
@@ -170,9 +181,22 @@ impl RevocationPublisher {
         }
     }
 
-    /// Publishes the rows that the present life of Redis does not have; says how many there were, at most `BATCH`.
-    async fn publish_pending(&self) -> anyhow::Result<i64> {
+    /// Publishes unless somebody has done it since this caller's turn was taken, its rows among theirs.
+    async fn publish_for(&self, turn: u64) -> anyhow::Result<()> {
         let mut slot = self.0.link.lock().await;
+        while self.0.served.load(Ordering::SeqCst) < turn {
+            self.publish(&mut slot).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_pending(&self) -> anyhow::Result<i64> {
+        self.publish(&mut *self.0.link.lock().await).await
+    }
+
+    /// Publishes the rows that the present life of Redis does not have; says how many there were, at most `BATCH`.
+    async fn publish(&self, slot: &mut Option<Link>) -> anyhow::Result<i64> {
+        let asked = self.0.asked.load(Ordering::SeqCst);
         // Taken out, so that a call which fails or is cancelled leaves no doubtful connection behind.
         let mut link = match slot.take() {
             Some(link) => link,
@@ -180,6 +204,9 @@ impl RevocationPublisher {
         };
         let published = self.publish_through(&mut link).await?;
         *slot = Some(link);
+        if published < BATCH {
+            self.0.served.store(asked, Ordering::SeqCst);
+        }
         Ok(published)
     }
 
@@ -191,9 +218,17 @@ impl RevocationPublisher {
             .context("read the generation of the revocations")?;
         // Without a marker Redis holds nothing of ours: a text that no row has been published in.
         let present = marker.map(|marker| format!("{marker}/{}", link.run)).unwrap_or_default();
+        // What was published in this life, nearly all, is passed over by the index.
         let rows: Vec<Row> = sqlx::query_as(
-            "select id, kind, subject, value from revocations \
-             where published_in is distinct from $1 and created_at > now() - make_interval(secs => $2) \
+            "select id, kind, subject, value from (
+                 (select * from revocations
+                  where published_in is null and created_at > now() - make_interval(secs => $2)
+                  order by created_at limit $3)
+                 union all
+                 (select * from revocations where published_in < $1 and created_at > now() - make_interval(secs => $2) limit $3)
+                 union all
+                 (select * from revocations where published_in > $1 and created_at > now() - make_interval(secs => $2) limit $3)
+             ) unpublished
              order by created_at limit $3",
         )
         .bind(present)
@@ -235,9 +270,10 @@ impl RevocationPublisher {
         Ok(Link { connection, run })
     }
 
-    /// Rows that no living token can need any more.
+    /// Rows that no living token can need any more; a clock may differ by a minute.
     async fn clean(&self) -> sqlx::Result<()> {
-        sqlx::query("delete from revocations where created_at < now() - interval '1 hour'")
+        sqlx::query("delete from revocations where created_at < now() - make_interval(secs => $1)")
+            .bind((LONGEST_TOKEN_LIFE_SECONDS + 60) as f64)
             .execute(&self.0.pool)
             .await?;
         Ok(())
