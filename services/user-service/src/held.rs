@@ -116,7 +116,10 @@ impl HeldRights {
 
     async fn load(&self, pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Arc<Held>>> {
         for _ in 0..ATTEMPTS {
-            let rows = store::rights::assigned(pool, ids).await?;
+            let rows = match ids {
+                [id] => store::rights::assigned_to(pool, *id).await?,
+                ids => store::rights::assigned(pool, ids).await?,
+            };
             if let Some(roles) = self.roles_of(pool, &rows).await? {
                 return Ok(assemble(rows, &roles));
             }

@@ -69,39 +69,51 @@ pub(crate) struct Assigned {
     pub(crate) has_ended: bool,
 }
 
+/// The statement of [`assigned`] and [`assigned_to`], which differ in whom they are about.
+macro_rules! assigned {
+    ($people:literal) => {
+        concat!(
+            "select u.id, u.username, u.disabled, greatest(u.epoch, b.epoch) as epoch, held.role,
+                    (select r.epoch from roles r where r.name = held.role) as role_epoch, held.resource, held.expires_at,
+                    held.group_name, held.group_epoch, coalesce(held.has_ended, false) as has_ended
+             from users u
+             left join bulk_epochs b on b.user_id = u.id
+             left join lateral (
+                 select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch,
+                        false as has_ended
+                 from assignments a where a.user_id = u.id
+                 union all
+                 select e.role, e.resource, e.expires_at, null, null, true from ended_assignments e where e.user_id = u.id
+                 union all
+                 select e.role, e.resource, e.expires_at, g.name, null, true
+                 from group_members m
+                 join ended_assignments e on e.group_id = m.group_id
+                 join groups g on g.id = m.group_id
+                 where m.user_id = u.id
+                 union all
+                 select a.role, a.resource, a.expires_at, g.name, g.epoch, false
+                 from group_members m
+                 join groups g on g.id = m.group_id
+                 left join group_assignments a on a.group_id = m.group_id
+                 where m.user_id = u.id
+             ) held on true
+             where ",
+            $people,
+            "
+             order by u.id, held.group_name nulls first, held.role, held.resource nulls first"
+        )
+    };
+}
+
 /// What these people have, as of one moment, in the order of their ids.
 pub(crate) async fn assigned(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Assigned>> {
-    Ok(sqlx::query_as::<_, Assigned>(
-        "select u.id, u.username, u.disabled, greatest(u.epoch, b.epoch) as epoch, held.role,
-                (select r.epoch from roles r where r.name = held.role) as role_epoch, held.resource, held.expires_at,
-                held.group_name, held.group_epoch, coalesce(held.has_ended, false) as has_ended
-         from users u
-         left join bulk_epochs b on b.user_id = u.id
-         left join lateral (
-             select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch,
-                    false as has_ended
-             from assignments a where a.user_id = u.id
-             union all
-             select e.role, e.resource, e.expires_at, null, null, true from ended_assignments e where e.user_id = u.id
-             union all
-             select e.role, e.resource, e.expires_at, g.name, null, true
-             from group_members m
-             join ended_assignments e on e.group_id = m.group_id
-             join groups g on g.id = m.group_id
-             where m.user_id = u.id
-             union all
-             select a.role, a.resource, a.expires_at, g.name, g.epoch, false
-             from group_members m
-             join groups g on g.id = m.group_id
-             left join group_assignments a on a.group_id = m.group_id
-             where m.user_id = u.id
-         ) held on true
-         where u.id = any($1)
-         order by u.id, held.group_name nulls first, held.role, held.resource nulls first",
-    )
-    .bind(ids)
-    .fetch_all(pool)
-    .await?)
+    Ok(sqlx::query_as(assigned!("u.id = any($1)")).bind(ids).fetch_all(pool).await?)
+}
+
+/// What one person has, as of one moment. PostgreSQL keeps the plan of this one: to plan it takes longer than to run it, and for
+/// a list of unknown length it would be planned anew each time.
+pub(crate) async fn assigned_to(pool: &PgPool, id: Uuid) -> Result<Vec<Assigned>> {
+    Ok(sqlx::query_as(assigned!("u.id = $1")).bind(id).fetch_all(pool).await?)
 }
 
 /// Every permission that a person was given, wherever and until whenever.
