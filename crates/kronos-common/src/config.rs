@@ -39,6 +39,8 @@ pub struct Http {
     pub drain_delay_ms: u64,
     /// After that: how long requests under way may take to finish, in milliseconds.
     pub drain_deadline_ms: u64,
+    /// Log lines in a second about requests that went well; failures (5xx) and slow requests always have theirs.
+    pub request_lines_per_second: u32,
 }
 
 /// `[telemetry]`: log lines, traces.

@@ -27,6 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     config, leftover,
     problem::{Problem, ProblemBody},
+    request_lines::RequestLines,
     service::Context,
     telemetry::{self, HTTP_REQUEST_SECONDS, HTTP_REQUESTS_IN_FLIGHT, LATENCY_BUCKETS},
     trace::{self, TRACEPARENT, TraceContext},
@@ -38,6 +39,7 @@ pub struct HttpStack {
     name: &'static str,
     seconds: HistogramVec,
     in_flight: IntGauge,
+    lines: Arc<RequestLines>,
     timeout: Duration,
     slow_routes: Arc<HashMap<&'static str, Duration>>,
     body_limit_bytes: usize,
@@ -55,6 +57,7 @@ impl HttpStack {
             name: context.name,
             seconds: context.register(seconds),
             in_flight: context.register(in_flight),
+            lines: Arc::new(RequestLines::new(http.request_lines_per_second)),
             timeout: Duration::from_millis(http.request_timeout_ms),
             slow_routes: Arc::new(context.slow_routes()),
             body_limit_bytes: http.body_limit_bytes,
@@ -124,8 +127,9 @@ async fn observe(State(stack): State<HttpStack>, request: Request, next: Next) -
         // A service's own log lines arrive as OTLP logs: a line about each arrival would beget the next one.
         if route == "/v1/logs" {
             tracing::debug!(method, route, status, duration_us, "request");
-        } else {
-            tracing::info!(method, route, status, duration_us, "request");
+        } else if let Some(unwritten) = stack.lines.admit(status, elapsed) {
+            let unwritten = (unwritten > 0).then_some(unwritten);
+            tracing::info!(method, route, status, duration_us, unwritten, "request");
         }
         response
     };

@@ -23,6 +23,7 @@ pub mod privacy;
 pub mod problem;
 pub mod rabbit;
 pub mod redis;
+pub mod request_lines;
 pub mod schema;
 pub mod seal;
 pub mod service;

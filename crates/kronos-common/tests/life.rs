@@ -64,6 +64,7 @@ fn http() -> config::Http {
         request_timeout_ms: 5_000,
         drain_delay_ms: 0,
         drain_deadline_ms: 5_000,
+        request_lines_per_second: 100,
     }
 }
 

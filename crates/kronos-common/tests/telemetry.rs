@@ -111,6 +111,7 @@ async fn traces_and_log_lines_arrive_even_when_log_service_was_away() {
         request_timeout_ms: 5_000,
         drain_delay_ms: 0,
         drain_deadline_ms: 5_000,
+        request_lines_per_second: 100,
     };
     let hello = axum::routing::get(async || {
         tracing::warn!(robot = "R-42", "the gripper overheats");

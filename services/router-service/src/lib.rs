@@ -76,6 +76,7 @@ use kronos_common::{
     idempotency,
     identity::{Client, Revocations, ServiceToken, Verifier, declare},
     postgres, redis,
+    request_lines::RequestLines,
     service::{self, Context, Criticality, Running},
 };
 use sqlx::migrate::Migrator;
@@ -245,7 +246,8 @@ impl Parts {
     fn gateway(&self, context: &Context, own: axum::Router) -> anyhow::Result<Gateway> {
         let services = seed::upstreams(&self.config.services).map(|(name, _)| name).to_vec();
         let keep = Duration::from_millis(self.config.gateway.openapi_cache_ms);
-        let telemetry = &self.config.telemetry;
+        let lines = self.config.http.request_lines_per_second;
+        let shipped = self.config.telemetry.logs_endpoint.is_some().then(|| RequestLines::new(lines));
         let audits = self.config.audit.requests;
         let audit = audits.then(|| Audit::new(&self.config.kafka, self.metrics.audit_dropped.clone())).transpose()?;
         let networks = networks::Compiled::new(&self.config.gateway.allow_networks, &self.config.gateway.deny_networks);
@@ -264,11 +266,11 @@ impl Parts {
             passing: self.passing.clone(),
             places: Places::default(),
             metrics: self.metrics.clone(),
-            log: RequestLog::start(&self.metrics, telemetry.logs_endpoint.is_some(), audit),
+            log: RequestLog::start(&self.metrics, shipped, audit),
             audits,
             quotas: Arc::clone(&self.quotas),
             trust: Arc::clone(&self.trust),
-            traces: telemetry.traces_endpoint.is_some(),
+            traces: self.config.telemetry.traces_endpoint.is_some(),
             own,
             documents: Arc::new(documents),
             main: tokio::runtime::Handle::current(),

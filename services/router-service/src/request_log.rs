@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{SecondsFormat, Utc};
 use http::{HeaderValue, Method, uri::PathAndQuery};
-use kronos_common::identity::Claims;
+use kronos_common::{identity::Claims, request_lines::RequestLines};
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tracing::Level;
@@ -63,9 +63,9 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Starts the writer, which ends with the last sender. `ships`: lines travel to log-service too, as this process's other
-    /// lines do.
-    pub fn start(metrics: &Metrics, ships: bool, audit: Option<Audit>) -> Self {
+    /// Starts the writer, which ends with the last sender. `shipped`: lines travel to log-service too, as this process's other
+    /// lines do, and only those that it says.
+    pub fn start(metrics: &Metrics, shipped: Option<RequestLines>, audit: Option<Audit>) -> Self {
         let (batches, mut queue) = mpsc::channel::<Vec<Line>>(BATCHES);
         tokio::spawn(async move {
             let mut text = Vec::with_capacity(BATCH * 512);
@@ -77,8 +77,12 @@ impl RequestLog {
                 if !tracing::enabled!(target: TARGET, Level::INFO) {
                     continue;
                 }
-                if ships {
-                    batch.iter().for_each(Line::trace);
+                if let Some(lines) = &shipped {
+                    for line in &batch {
+                        if let Some(unwritten) = lines.admit(line.status, line.duration) {
+                            line.trace(unwritten);
+                        }
+                    }
                     continue;
                 }
                 let now = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
@@ -110,7 +114,7 @@ impl Line {
     }
 
     /// Through the process's log pipeline.
-    fn trace(&self) {
+    fn trace(&self, unwritten: u64) {
         tracing::info!(
             target: TARGET,
             method = method_label(&self.method),
@@ -125,6 +129,7 @@ impl Line {
             client_id = self.subject.as_ref().map(|claims| claims.client_id.as_str()),
             upstream = self.upstream(),
             complete = self.complete,
+            unwritten = (unwritten > 0).then_some(unwritten),
             "request"
         );
     }
