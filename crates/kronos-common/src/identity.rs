@@ -20,7 +20,9 @@ pub use client::{Client, ClientError};
 pub use declaration::declare;
 pub use jose::{Jws, PublicJwk};
 pub use jwks::JwkSet;
-pub use permission::{Allowed, Caller, Permission, permission_matches, resource_matches};
+pub use permission::{
+    Allowed, Caller, Permission, is_resource, is_resource_pattern, permission_matches, resource_matches,
+};
 pub use revocation::{Revocation, Revocations};
 pub use revocation_publisher::RevocationPublisher;
 pub use service_token::ServiceToken;

@@ -6,6 +6,7 @@ use url::{Host, Url};
 
 use crate::{
     clients::{AuthMethod, Client, GrantType},
+    grants::ScopedGrant,
     keys::Algorithm,
 };
 
@@ -22,6 +23,7 @@ pub struct Settings {
     pub name: String,
     pub grant_types: Vec<String>,
     pub permissions: Vec<String>,
+    pub scoped_permissions: Vec<ScopedGrant>,
     pub redirect_uris: Vec<String>,
     pub post_logout_redirect_uris: Vec<String>,
     pub token_endpoint_auth_method: AuthMethod,
@@ -42,6 +44,7 @@ impl Settings {
             name: name.to_owned(),
             grant_types: vec!["client_credentials".to_owned()],
             permissions,
+            scoped_permissions: Vec::new(),
             redirect_uris: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
             token_endpoint_auth_method: AuthMethod::ClientSecretBasic,
@@ -63,6 +66,7 @@ impl From<Client> for Settings {
             name: client.name,
             grant_types: client.grant_types,
             permissions: client.permissions,
+            scoped_permissions: client.scoped_permissions.0,
             redirect_uris: client.redirect_uris,
             post_logout_redirect_uris: client.post_logout_redirect_uris,
             token_endpoint_auth_method: client.token_endpoint_auth_method,
@@ -130,6 +134,9 @@ impl Settings {
         }
         if self.permissions.len() > 200 {
             errors.push(FieldError::new("/permissions", "too_many", "at most 200 items"));
+        }
+        if self.scoped_permissions.len() > 200 {
+            errors.push(FieldError::new("/scopedPermissions", "too_many", "at most 200 items"));
         }
         errors
     }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 use utoipa::ToSchema;
 
-use crate::keys::Algorithm;
+use crate::{grants::ScopedGrant, keys::Algorithm};
 
 /// Bytes of randomness in a secret that is made here.
 const SECRET_BYTES: usize = 32;
@@ -83,6 +83,9 @@ pub struct Client {
     pub grant_types: Vec<String>,
     /// What it may do itself, and the most that a user's token of a third party's client may hold.
     pub permissions: Vec<String>,
+    /// What it may do itself on some resources alone; no token says it, services ask for it.
+    #[schema(value_type = Vec<ScopedGrant>)]
+    pub scoped_permissions: sqlx::types::Json<Vec<ScopedGrant>>,
     pub redirect_uris: Vec<String>,
     pub post_logout_redirect_uris: Vec<String>,
     pub token_endpoint_auth_method: AuthMethod,

@@ -6,7 +6,10 @@ use kronos_common::identity::{permission_matches, resource_matches};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::grants::{KnownGrants, ScopedGrant};
+use crate::{
+    clients::Client,
+    grants::{KnownGrants, ScopedGrant},
+};
 
 /// How many near grants are told.
 const MOST_NEAR: usize = 5;
@@ -98,7 +101,7 @@ impl Decision {
 }
 
 /// Judges by what is held everywhere.
-pub fn judge_global(holder: &str, permissions: &[String], wanted: &str) -> Decision {
+fn judge_global(holder: &str, permissions: &[String], wanted: &str) -> Decision {
     if let Some(granted) = permissions.iter().find(|granted| permission_matches(granted, wanted)) {
         let covers = if granted == wanted { String::new() } else { format!(", which covers {wanted}") };
         let allowed = Decision::allow(format!("{holder} holds {granted}{covers}"));
@@ -136,9 +139,24 @@ pub fn judge_last_known(
         let why = format!("the user's rights have changed since {}", known.fetched_at.to_rfc3339());
         return Decision::deny(why).noting(format!("{AWAY}, so the new ones are not known"));
     }
-    let mut global = judge_global("the user", &known.permissions, wanted);
-    if global.allowed {
-        return global.noting(basis);
+    judge("the user", (&known.permissions, &known.scoped), (wanted, resource), now).noting(basis)
+}
+
+/// Judges a client by what it holds.
+pub fn judge_client(client: &Client, wanted: &str, resource: Option<&str>, now: DateTime<Utc>) -> Decision {
+    judge("the client", (&client.permissions, &client.scoped_permissions), (wanted, resource), now)
+}
+
+/// Judges by what is held everywhere, then by what is held somewhere.
+fn judge(
+    holder: &str,
+    (permissions, scoped): (&[String], &[ScopedGrant]),
+    (wanted, resource): (&str, Option<&str>),
+    now: DateTime<Utc>,
+) -> Decision {
+    let mut decision = judge_global(holder, permissions, wanted);
+    if decision.allowed {
+        return decision;
     }
     let held = |because, grant: &ScopedGrant| NearGrant {
         because,
@@ -149,29 +167,28 @@ pub fn judge_last_known(
             expires_at: grant.expires_at,
         },
     };
-    let scoped = known.scoped.iter().find(|grant| {
+    let granting = scoped.iter().find(|grant| {
         permission_matches(&grant.permission, wanted)
             && covers(grant.resource.as_deref(), resource)
             && grant.expires_at.is_none_or(|end| now < end)
     });
-    if let Some(grant) = scoped {
+    if let Some(grant) = granting {
         let place = resource.map(|resource| format!(" on {resource}")).unwrap_or_default();
-        let allowed = Decision::allow(format!("the user holds {}{place}", grant.permission)).noting(basis);
+        let allowed = Decision::allow(format!("{holder} holds {}{place}", grant.permission));
         return Decision { grant: Some(held(Shortfall::OtherResource, grant).grant), ..allowed };
     }
     if let Some(resource) = resource {
-        global.why[0] = format!("the user holds nothing that covers {wanted} on {resource}");
+        decision.why[0] = format!("{holder} holds nothing that covers {wanted} on {resource}");
     }
-    if let Some(missing) = &mut global.missing {
+    if let Some(missing) = &mut decision.missing {
         missing.resource = resource.map(str::to_owned);
-        let elsewhere =
-            known.scoped.iter().filter(|grant| permission_matches(&grant.permission, wanted)).map(|grant| {
-                let ended = grant.expires_at.is_some_and(|end| end <= now);
-                held(if ended { Shortfall::Ended } else { Shortfall::OtherResource }, grant)
-            });
+        let elsewhere = scoped.iter().filter(|grant| permission_matches(&grant.permission, wanted)).map(|grant| {
+            let ended = grant.expires_at.is_some_and(|end| end <= now);
+            held(if ended { Shortfall::Ended } else { Shortfall::OtherResource }, grant)
+        });
         missing.nearest = elsewhere.chain(std::mem::take(&mut missing.nearest)).take(MOST_NEAR).collect();
     }
-    global.noting(basis)
+    decision
 }
 
 /// Whether a right tied to `pattern` holds on `resource`: the same one, or below it if the pattern ends with `/*`.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// user-service's answer to `GET /users/{id}/grants`.
@@ -26,8 +27,8 @@ pub struct Grants {
     pub valid_until: Option<DateTime<Utc>>,
 }
 
-/// A permission on one resource, perhaps until a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A permission on one resource, or all below one, perhaps until a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScopedGrant {
     pub permission: String,

@@ -1,6 +1,6 @@
-//! Rights on single topics. A token says what its subject may do everywhere; what a person may do on some topics alone
-//! (`messages:publish` on `topic:orders.*`, say) is asked of auth-service and remembered for a moment. The memory is of one
-//! epoch: when somebody's rights change, the old token is refused, and the new one is asked about anew.
+//! Rights on single topics. A token says what its subject may do everywhere; what a person or a client may do on some topics
+//! alone (`messages:publish` on `topic:orders.*`, say) is asked of auth-service and remembered for a moment. The memory is of
+//! one epoch: when somebody's rights change, the old token is refused, and the new one is asked about anew.
 
 use std::{
     collections::HashMap,
@@ -52,8 +52,8 @@ impl Rights {
     /// # Errors
     /// 503: auth-service can't be asked.
     pub(crate) async fn may(&self, caller: &Caller, permission: &'static str, topic: &str) -> Result<bool> {
-        // What is no name is no resource either; and a client has no rights but everywhere.
-        if is_client(caller) || Name::try_from(topic.to_owned()).is_err() {
+        // What is no name is no resource either.
+        if Name::try_from(topic.to_owned()).is_err() {
             return Ok(false);
         }
         let subject = caller.subject().to_owned();
@@ -77,9 +77,4 @@ impl Rights {
     fn known(&self) -> MutexGuard<'_, HashMap<Question, (bool, Instant)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether it speaks for itself, and for no person.
-pub(crate) fn is_client(caller: &Caller) -> bool {
-    caller.subject() == caller.client_id()
 }

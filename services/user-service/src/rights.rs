@@ -5,7 +5,7 @@ pub mod difference;
 use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use kronos_common::identity::{permission_matches, resource_matches};
+use kronos_common::identity::{is_resource, is_resource_pattern, permission_matches, resource_matches};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -415,8 +415,7 @@ impl TryFrom<String> for ResourcePattern {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         const RULE: &str =
             "a resource such as robot:R-42, or all below one: customer:17/*, topic:orders.*; at most 256 characters";
-        let resource = text.strip_suffix("/*").or_else(|| text.strip_suffix(".*")).unwrap_or(&text);
-        if is_resource(resource) && text.len() <= 256 { Ok(Self(text)) } else { Err(RULE) }
+        if is_resource_pattern(&text) { Ok(Self(text)) } else { Err(RULE) }
     }
 }
 
@@ -440,19 +439,6 @@ impl ResourcePattern {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-fn is_resource(text: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte))
-    };
-    let typed = text.split_once(':').is_some_and(|(kind, id)| {
-        kind.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
-            && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !id.is_empty()
-            && !id.starts_with('/')
-    });
-    text.len() <= 256 && typed && text.split('/').all(part)
 }
 
 /// The privileged permissions that `granted` covers and that `holds` does not: what would be handed out without being held.

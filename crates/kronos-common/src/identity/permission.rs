@@ -177,6 +177,26 @@ pub fn resource_matches(pattern: &str, resource: &str) -> bool {
     }
 }
 
+/// Whether a text names a resource: `type:id`, perhaps with parts below it, `customer:17/robot:R-42`; at most 256 bytes.
+pub fn is_resource(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte))
+    };
+    let typed = text.split_once(':').is_some_and(|(kind, id)| {
+        kind.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
+            && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !id.is_empty()
+            && !id.starts_with('/')
+    });
+    text.len() <= 256 && typed && text.split('/').all(part)
+}
+
+/// Whether a text is a pattern as [`resource_matches`] takes them, of at most 256 bytes.
+pub fn is_resource_pattern(text: &str) -> bool {
+    let resource = text.strip_suffix("/*").or_else(|| text.strip_suffix(".*")).unwrap_or(text);
+    text.len() <= 256 && is_resource(resource)
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;

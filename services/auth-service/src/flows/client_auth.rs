@@ -148,6 +148,7 @@ async fn node_as_client(app: &App, client_id: &str) -> Result<Option<Registered>
         name: node.name,
         grant_types: vec![GrantType::ClientCredentials.name().to_owned()],
         permissions: app.accounts.node_permissions.clone(),
+        scoped_permissions: sqlx::types::Json(Vec::new()),
         redirect_uris: Vec::new(),
         post_logout_redirect_uris: Vec::new(),
         token_endpoint_auth_method: AuthMethod::PrivateKeyJwt,

@@ -101,7 +101,8 @@ pub(crate) async fn change_itself(
     if let Some(more) = first_not_held(&before.permissions, &settings.permissions) {
         return Err(Problem::forbidden(format!("a client cannot give itself {more}")));
     }
-    let settings = Settings { first_party: before.first_party, resources: before.resources.clone(), ..settings };
+    let (resources, scoped_permissions) = (before.resources.clone(), before.scoped_permissions.0.clone());
+    let settings = Settings { first_party: before.first_party, resources, scoped_permissions, ..settings };
     write(app, transaction, before, settings, client_id).await
 }
 
@@ -119,6 +120,7 @@ async fn write(
         settings.token_endpoint_auth_method.has_secret() && !before.token_endpoint_auth_method.has_secret();
     let secret = needs_secret.then(new_secret);
     let ends_tokens = settings.permissions != before.permissions
+        || settings.scoped_permissions != before.scoped_permissions.0
         || settings.grant_types != before.grant_types
         || settings.token_endpoint_auth_method != before.token_endpoint_auth_method
         || settings.jwks != before.jwks
@@ -224,7 +226,7 @@ fn check(settings: &Settings) -> Result<(), Problem> {
 
 fn described(client: &Client) -> serde_json::Value {
     json!({
-        "permissions": client.permissions, "grantTypes": client.grant_types, "redirectUris": client.redirect_uris,
+        "permissions": client.permissions, "scopedPermissions": client.scoped_permissions, "grantTypes": client.grant_types, "redirectUris": client.redirect_uris,
         "tokenEndpointAuthMethod": client.token_endpoint_auth_method, "firstParty": client.first_party,
     })
 }
@@ -234,7 +236,9 @@ fn must_hold_all_of(caller: &Caller, settings: &Settings) -> Result<(), Problem>
     if settings.first_party && !caller.may("*:*") && !caller.claims.permissions.iter().any(|held| held == "*:*") {
         return Err(Problem::forbidden("a first-party client is made by whoever holds *:*"));
     }
-    match first_not_held(&caller.claims.permissions, &settings.permissions) {
+    let scoped = settings.scoped_permissions.iter().map(|scoped| &scoped.permission);
+    let handed_out: Vec<String> = settings.permissions.iter().chain(scoped).cloned().collect();
+    match first_not_held(&caller.claims.permissions, &handed_out) {
         None => Ok(()),
         Some(missing) => Err(Problem::forbidden(format!("you cannot hand out {missing}, which you do not hold"))),
     }

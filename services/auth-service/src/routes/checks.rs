@@ -18,7 +18,7 @@ use super::permissions::{CanCheckAccess, CanVerifyTokens};
 use crate::{
     App,
     clients::is_permission,
-    decision::{Decision, judge_global},
+    decision::{Decision, judge_client},
     store,
 };
 
@@ -151,14 +151,12 @@ pub(super) async fn check_access(
 /// The answer to one question.
 async fn decide(app: &App, question: &CheckRequest) -> Result<Decision> {
     let (subject, permission) = (&question.subject.0, &question.permission.0);
+    let resource = question.resource.as_ref().map(|resource| resource.0.as_str());
     // A client may be named by a UUID too; users are many, clients few.
     let client = store::clients::find(&app.pool, subject).await?;
     match (client, Uuid::parse_str(subject)) {
-        (Some(client), _) => Ok(judge_global("the client", &client.permissions, permission)),
-        (None, Ok(user_id)) => {
-            let resource = question.resource.as_ref().map(|resource| resource.0.as_str());
-            app.users.check(user_id, permission, resource, question.min_epoch).await
-        }
+        (Some(client), _) => Ok(judge_client(&client, permission, resource, Utc::now())),
+        (None, Ok(user_id)) => app.users.check(user_id, permission, resource, question.min_epoch).await,
         (None, Err(_)) => Ok(Decision::deny("there is no such subject")),
     }
 }

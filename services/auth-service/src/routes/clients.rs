@@ -5,10 +5,10 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use kronos_common::{
     extract::{Json, Path, Query},
-    identity::Allowed,
+    identity::{Allowed, is_resource_pattern},
     page::{Page, PageQuery},
     problem::{Problem, ProblemBody, Result},
 };
@@ -25,6 +25,7 @@ use crate::{
     client_settings::Settings,
     clients::{AuthMethod, Client, GrantType, LONGEST_SECRET, SHORTEST_SECRET, is_permission},
     flows::clients::{NewRegistration, change, create, delete, rotate_secret},
+    grants::ScopedGrant,
     keys::Algorithm,
     store,
 };
@@ -91,6 +92,40 @@ impl TryFrom<String> for GrantedPermission {
     }
 }
 
+#[derive(Deserialize, ToSchema)]
+#[serde(try_from = "String")]
+#[schema(value_type = String, min_length = 3, max_length = 256, example = "topic:orders.*")]
+struct ResourcePattern(String);
+
+impl TryFrom<String> for ResourcePattern {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        if is_resource_pattern(&text) {
+            Ok(Self(text))
+        } else {
+            Err("a resource, or all below one: customer:17/*, topic:orders.*")
+        }
+    }
+}
+
+/// A permission on a resource, or on all below one.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ScopedPermission {
+    permission: GrantedPermission,
+    resource: ResourcePattern,
+    /// Without end if absent.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl From<ScopedPermission> for ScopedGrant {
+    fn from(scoped: ScopedPermission) -> Self {
+        let ScopedPermission { permission, resource, expires_at } = scoped;
+        Self { permission: permission.0, resource: Some(resource.0), expires_at }
+    }
+}
+
 /// A client to make. What is absent has its default.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -106,6 +141,10 @@ pub(super) struct CreateClient {
     #[serde(default)]
     #[schema(max_items = 200)]
     permissions: Vec<GrantedPermission>,
+    /// What it may do on some resources alone. Each of these permissions, too, the caller must hold.
+    #[serde(default)]
+    #[schema(max_items = 200)]
+    scoped_permissions: Vec<ScopedPermission>,
     /// Needed for `authorization_code`; compared byte for byte.
     redirect_uris: Option<Vec<String>>,
     post_logout_redirect_uris: Option<Vec<String>>,
@@ -137,6 +176,8 @@ pub(super) struct ChangeClient {
     grant_types: Option<Vec<GrantType>>,
     #[schema(max_items = 200)]
     permissions: Option<Vec<GrantedPermission>>,
+    #[schema(max_items = 200)]
+    scoped_permissions: Option<Vec<ScopedPermission>>,
     redirect_uris: Option<Vec<String>>,
     post_logout_redirect_uris: Option<Vec<String>>,
     token_endpoint_auth_method: Option<AuthMethod>,
@@ -162,6 +203,8 @@ impl ChangeClient {
         set(&mut to.name, self.name.map(|name| name.0));
         set(&mut to.grant_types, self.grant_types.map(|grants| sorted(grants.iter().map(|grant| grant.name().into()))));
         set(&mut to.permissions, self.permissions.map(|held| sorted(held.into_iter().map(|held| held.0))));
+        let scoped = self.scoped_permissions;
+        set(&mut to.scoped_permissions, scoped.map(|held| held.into_iter().map(Into::into).collect()));
         set(&mut to.redirect_uris, self.redirect_uris);
         set(&mut to.post_logout_redirect_uris, self.post_logout_redirect_uris);
         set(&mut to.token_endpoint_auth_method, self.token_endpoint_auth_method);
@@ -254,6 +297,7 @@ pub(super) async fn create_client(
         name: None,
         grant_types: Some(grant_types),
         permissions: Some(permissions),
+        scoped_permissions: Some(body.scoped_permissions),
         redirect_uris: body.redirect_uris,
         post_logout_redirect_uris: body.post_logout_redirect_uris,
         token_endpoint_auth_method: body.token_endpoint_auth_method,

@@ -1,7 +1,7 @@
 //! The table `clients`.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool, types::Json};
 
 use super::is_storable;
 use crate::{
@@ -25,7 +25,7 @@ pub(crate) async fn registered(executor: impl PgExecutor<'_>, client_id: &str) -
         return Ok(None);
     }
     sqlx::query_as(
-        "select client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+        "select client_id, name, grant_types, permissions, scoped_permissions, redirect_uris, post_logout_redirect_uris,
              token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
              id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, created_at, updated_at,
              secret_rotated_at, secret_hash, previous_secret_hash, previous_valid_until, registration_token_hash
@@ -60,7 +60,7 @@ pub(crate) async fn list(
 ) -> sqlx::Result<Vec<Client>> {
     let (created_at, client_id) = after.unzip();
     sqlx::query_as(
-        "select client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+        "select client_id, name, grant_types, permissions, scoped_permissions, redirect_uris, post_logout_redirect_uris,
              token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
              id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, created_at, updated_at,
              secret_rotated_at
@@ -79,11 +79,11 @@ pub(crate) async fn insert(connection: &mut PgConnection, new: &NewClient<'_>) -
     let settings = new.settings;
     sqlx::query(
         "insert into clients
-             (client_id, name, grant_types, permissions, redirect_uris, post_logout_redirect_uris,
+             (client_id, name, grant_types, permissions, scoped_permissions, redirect_uris, post_logout_redirect_uris,
               token_endpoint_auth_method, require_pkce, jwks, jwks_uri, scopes, resources, first_party,
               id_token_signed_response_alg, dpop_bound_access_tokens, epoch, created_by, secret_hash,
               registration_token_hash, secret_rotated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+         values ($1, $2, $3, $4, $20, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
              case when $18::bytea is not null then now() end)",
     )
     .bind(new.client_id)
@@ -105,6 +105,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, new: &NewClient<'_>) -
     .bind(new.created_by)
     .bind(new.secret_hash)
     .bind(new.registration_token_hash)
+    .bind(Json(&settings.scoped_permissions))
     .execute(connection)
     .await?;
     Ok(())
@@ -123,7 +124,7 @@ pub(crate) async fn update(
          set name = $2, grant_types = $3, permissions = $4, redirect_uris = $5, post_logout_redirect_uris = $6,
              token_endpoint_auth_method = $7, require_pkce = $8, jwks = $9, jwks_uri = $10, scopes = $11,
              resources = $12, first_party = $13, id_token_signed_response_alg = $14, dpop_bound_access_tokens = $15,
-             epoch = $16, updated_at = now(),
+             epoch = $16, scoped_permissions = $19, updated_at = now(),
              secret_rotated_at = case when $17::bytea is not null then now() when $18 then secret_rotated_at end,
              secret_hash = case when $18 then coalesce($17, secret_hash) end,
              previous_secret_hash = case when $18 and $17 is null then previous_secret_hash end,
@@ -148,6 +149,7 @@ pub(crate) async fn update(
     .bind(epoch)
     .bind(secret_hash)
     .bind(settings.token_endpoint_auth_method.has_secret())
+    .bind(Json(&settings.scoped_permissions))
     .execute(connection)
     .await?;
     Ok(())

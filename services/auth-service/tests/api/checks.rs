@@ -141,6 +141,40 @@ async fn a_client_is_judged_by_its_own_permissions() {
 }
 
 #[tokio::test]
+async fn a_client_may_do_some_things_on_some_resources_alone() {
+    let auth = TestAuth::start().await;
+    let admin = auth.with_permissions(&["clients:write", "messages:publish"]).await;
+    let scoped = |permission: &str, resource: &str| json!([{ "permission": permission, "resource": resource }]);
+    let make = |scoped: Value| json!({ "clientId": "line-7", "name": "Line 7", "grantTypes": ["client_credentials"], "scopedPermissions": scoped });
+    // Nobody hands out, even on one resource, what they do not hold.
+    let beyond = admin.post("/oauth/clients", &make(scoped("logs:read", "topic:orders.*"))).await;
+    beyond.expect_problem(403, "permission_denied");
+    for resource in ["orders", "topic:", "topic:*x", "*"] {
+        let refused = admin.post("/oauth/clients", &make(scoped("messages:publish", resource))).await;
+        refused.expect_problem(422, "invalid_request");
+    }
+    let made =
+        admin.post("/oauth/clients", &make(scoped("messages:publish", "topic:orders.*"))).await.expect(201).json();
+    assert_eq!(made["scopedPermissions"][0]["resource"], "topic:orders.*");
+    let may = async |resource: Option<&str>| {
+        check(&auth, json!({ "subject": "line-7", "permission": "messages:publish", "resource": resource })).await
+    };
+    assert_eq!(may(Some("topic:orders.eu")).await["allowed"], true);
+    let refused = may(Some("topic:bills")).await;
+    assert_eq!(
+        (&refused["allowed"], &refused["missing"]["nearest"][0]["because"]),
+        (&json!(false), &json!("other_resource"))
+    );
+    assert_eq!(may(None).await["allowed"], false);
+    // A new secret and other settings leave it as it is; an empty list takes it away, and ends the tokens.
+    admin.patch("/oauth/clients/line-7", &json!({ "name": "Line seven" })).await.expect(200);
+    assert_eq!(may(Some("topic:orders.eu")).await["allowed"], true);
+    let ended = admin.patch("/oauth/clients/line-7", &json!({ "scopedPermissions": [] })).await.expect(200).json();
+    assert!(ended["epoch"].as_i64() > made["epoch"].as_i64());
+    assert_eq!(may(Some("topic:orders.eu")).await["allowed"], false);
+}
+
+#[tokio::test]
 async fn a_question_with_a_wildcard_is_refused() {
     let auth = TestAuth::start().await;
     let asker = auth.with_permissions(&["access:check"]).await;

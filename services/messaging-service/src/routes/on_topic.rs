@@ -15,9 +15,9 @@ use kronos_common::{
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
-use crate::{App, bridge, rights::is_client};
+use crate::{App, bridge};
 
-/// Somebody who may hold the permission `P` on some topic: 401 without a valid token, 403 for a client that does not hold it.
+/// Somebody who may hold the permission `P` on some topic: 401 without a valid token.
 pub(crate) struct On<P> {
     caller: Caller,
     permission: PhantomData<fn() -> P>,
@@ -27,11 +27,7 @@ impl<P: Permission> FromRequestParts<App> for On<P> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        let on = Self { caller: Caller::from_request_parts(parts, app).await?, permission: PhantomData };
-        if is_client(&on.caller) && !on.everywhere() {
-            return Err(on.denied());
-        }
-        Ok(on)
+        Ok(Self { caller: Caller::from_request_parts(parts, app).await?, permission: PhantomData })
     }
 }
 
