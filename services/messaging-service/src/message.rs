@@ -162,15 +162,20 @@ pub fn raw(json: &[u8]) -> &RawValue {
 
 /// JSON without line breaks, so that it fits one `data:` line; anything else as a JSON string.
 pub fn one_line(payload: &[u8]) -> Bytes {
-    let document = match serde_json::from_slice::<&RawValue>(payload) {
-        Ok(document) if !document.get().contains(['\n', '\r']) => {
-            return Bytes::copy_from_slice(document.get().as_bytes());
-        }
-        // Line breaks inside of strings are escaped, so each one is white space between tokens.
-        Ok(document) => document.get().replace(['\n', '\r'], " "),
-        Err(_) => serde_json::to_string(&String::from_utf8_lossy(payload)).expect("a string serialises"),
-    };
-    Bytes::from(document)
+    match serde_json::from_slice::<Box<RawValue>>(payload) {
+        Ok(document) => json_on_one_line(document),
+        Err(_) => Bytes::from(serde_json::to_string(&String::from_utf8_lossy(payload)).expect("a string serialises")),
+    }
+}
+
+/// The same of what is JSON already.
+pub fn json_on_one_line(document: Box<RawValue>) -> Bytes {
+    let text = String::from(Box::<str>::from(document));
+    // Line breaks inside of strings are escaped, so each one is white space between tokens.
+    if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return Bytes::from(text.replace(['\n', '\r'], " "));
+    }
+    Bytes::from(text)
 }
 
 fn is_object_of_strings(text: &str) -> bool {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     App, bridge,
-    message::{Headers, MAX_HEADER_NAME, MAX_HEADER_VALUE, MAX_HEADERS, MAX_KEY, Message, one_line},
+    message::{Headers, MAX_HEADER_NAME, MAX_HEADER_VALUE, MAX_HEADERS, MAX_KEY, Message, json_on_one_line},
     publish::{Accepted, Outgoing},
     topic::{Between, Kind},
 };
@@ -360,7 +360,7 @@ pub(crate) async fn prepare(app: &App, draft: Draft) -> Result<Outgoing> {
         Kind::Stream => draft.ttl_ms,
         _ => [draft.ttl_ms, topic.retention_ms].into_iter().flatten().min(),
     };
-    let payload = one_line(draft.payload.get().as_bytes());
+    let payload = json_on_one_line(draft.payload);
     let message = Message {
         id: match &draft.identity {
             Some((publisher, event)) => cloud_event::message_id(topic.topic_id, publisher, event),

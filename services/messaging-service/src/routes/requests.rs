@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     App, bridge, catalog,
-    message::{Headers, one_line, raw},
+    message::{Headers, json_on_one_line, raw},
     signals::Signal,
     store::Request,
     topic::Between,
@@ -301,7 +301,7 @@ pub(crate) async fn reply(
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let payload = one_line(new.payload.get().as_bytes());
+    let payload = json_on_one_line(new.payload);
     let payload = match asked.is_some_and(|asked| asked.sealed) {
         true => app.vault.seal(&payload)?.into(),
         false => payload,
