@@ -11,6 +11,7 @@ pub mod routes;
 pub mod store;
 pub mod subcommands;
 pub mod telemetry;
+mod valueless;
 pub mod vault;
 
 use std::sync::Arc;

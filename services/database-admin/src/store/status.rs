@@ -5,6 +5,8 @@ use serde::Serialize;
 use sqlx::{FromRow, PgPool};
 use utoipa::ToSchema;
 
+use crate::valueless::valueless;
+
 /// The server and the database.
 #[derive(Debug, Clone, FromRow, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -136,8 +138,8 @@ pub async fn slow_statements(pool: &PgPool, limit: i64) -> sqlx::Result<Option<V
     if !counted {
         return Ok(None);
     }
-    let found = sqlx::query_as(
-        "select coalesce(r.rolname::text, '') as role, left(s.query, 1000) as statement, s.calls, s.rows,
+    let found = sqlx::query_as::<_, Statement>(
+        "select coalesce(r.rolname::text, '') as role, left(s.query, 10000) as statement, s.calls, s.rows,
              s.total_exec_time as total_ms, s.mean_exec_time as mean_ms, s.max_exec_time as max_ms
          from public.pg_stat_statements s left join pg_roles r on r.oid = s.userid
          where s.dbid = (select oid from pg_database where datname = current_database())
@@ -148,7 +150,12 @@ pub async fn slow_statements(pool: &PgPool, limit: i64) -> sqlx::Result<Option<V
     .fetch_all(pool)
     .await;
     match found {
-        Ok(statements) => Ok(Some(statements)),
+        Ok(mut statements) => {
+            for each in &mut statements {
+                each.statement = valueless(&each.statement).chars().take(1000).collect();
+            }
+            Ok(Some(statements))
+        }
         // 55000: installed, but the server was started without its library; 42501: not ours to see.
         Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("55000" | "42501")) => Ok(None),
         Err(error) => Err(error),
