@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -26,6 +26,8 @@ use crate::{config, service::Context};
 const FLUSH_WITHIN: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How often rows are looked for that another instance marked as published in a life of Redis that was over by then.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(5);
 const BATCH: i64 = 500;
 /// Entries kept in the stream; a follower further behind reads the snapshot.
 const STREAM_ENTRIES: usize = 4096;
@@ -88,6 +90,8 @@ struct Link {
     connection: MultiplexedConnection,
     /// Which start of which server this connection leads to.
     run: String,
+    /// The life of Redis that was found to have all that earlier ones had, and when.
+    settled: Option<(String, Instant)>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -161,7 +165,7 @@ impl RevocationPublisher {
                     if std::mem::take(&mut away) {
                         tracing::info!(published, "revocations can be published again");
                     }
-                    if published == BATCH {
+                    if published >= BATCH {
                         continue;
                     }
                 }
@@ -194,7 +198,8 @@ impl RevocationPublisher {
         self.publish(&mut *self.0.link.lock().await).await
     }
 
-    /// Publishes the rows that the present life of Redis does not have; says how many there were, at most `BATCH`.
+    /// Publishes the rows that the present life of Redis does not have; says how many there were, fewer than `BATCH` if those
+    /// were all.
     async fn publish(&self, slot: &mut Option<Link>) -> anyhow::Result<i64> {
         let asked = self.0.asked.load(Ordering::SeqCst);
         // Taken out, so that a call which fails or is cancelled leaves no doubtful connection behind.
@@ -218,25 +223,16 @@ impl RevocationPublisher {
             .context("read the generation of the revocations")?;
         // Without a marker Redis holds nothing of ours: a text that no row has been published in.
         let present = marker.map(|marker| format!("{marker}/{}", link.run)).unwrap_or_default();
-        // What was published in this life, nearly all, is passed over by the index.
-        let rows: Vec<Row> = sqlx::query_as(
-            "select id, kind, subject, value from (
-                 (select * from revocations
-                  where published_in is null and created_at > now() - make_interval(secs => $2)
-                  order by created_at limit $3)
-                 union all
-                 (select * from revocations where published_in < $1 and created_at > now() - make_interval(secs => $2) limit $3)
-                 union all
-                 (select * from revocations where published_in > $1 and created_at > now() - make_interval(secs => $2) limit $3)
-             ) unpublished
-             order by created_at limit $3",
-        )
-        .bind(present)
-        .bind(LONGEST_TOKEN_LIFE_SECONDS as f64)
-        .bind(BATCH)
-        .fetch_all(&self.0.pool)
-        .await
-        .context("read the revocations to publish")?;
+        let mut rows = self.unpublished().await?;
+        let is_settled =
+            link.settled.as_ref().is_some_and(|(life, at)| *life == present && at.elapsed() < LOOK_BACK_EVERY);
+        if !is_settled {
+            let lost = self.published_elsewhere(&present).await?;
+            if lost.len() < BATCH as usize {
+                link.settled = Some((present, Instant::now()));
+            }
+            rows.extend(lost);
+        }
         if rows.is_empty() {
             return Ok(0);
         }
@@ -258,6 +254,39 @@ impl RevocationPublisher {
         Ok(i64::try_from(rows.len()).unwrap_or(BATCH))
     }
 
+    /// Rows that no life of Redis has, at most `BATCH`.
+    async fn unpublished(&self) -> anyhow::Result<Vec<Row>> {
+        sqlx::query_as(
+            "select id, kind, subject, value from revocations
+             where published_in is null and created_at > now() - make_interval(secs => $1)
+             order by created_at limit $2",
+        )
+        .bind(LONGEST_TOKEN_LIFE_SECONDS as f64)
+        .bind(BATCH)
+        .fetch_all(&self.0.pool)
+        .await
+        .context("read the revocations to publish")
+    }
+
+    /// Rows that only another life of Redis had, at most `BATCH`. The order is the index's, which passes over those of the
+    /// present one, nearly all.
+    async fn published_elsewhere(&self, present: &str) -> anyhow::Result<Vec<Row>> {
+        sqlx::query_as(
+            "(select id, kind, subject, value from revocations
+              where published_in < $1 and created_at > now() - make_interval(secs => $2) order by published_in limit $3)
+             union all
+             (select id, kind, subject, value from revocations
+              where published_in > $1 and created_at > now() - make_interval(secs => $2) order by published_in limit $3)
+             limit $3",
+        )
+        .bind(present)
+        .bind(LONGEST_TOKEN_LIFE_SECONDS as f64)
+        .bind(BATCH)
+        .fetch_all(&self.0.pool)
+        .await
+        .context("read the revocations that Redis has lost")
+    }
+
     async fn open(&self) -> anyhow::Result<Link> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.timeout))
@@ -267,7 +296,7 @@ impl RevocationPublisher {
         // Where INFO is not allowed, only the marker tells one life from another.
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await.unwrap_or_default();
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
-        Ok(Link { connection, run })
+        Ok(Link { connection, run, settled: None })
     }
 
     /// Rows that no living token can need any more; a clock may differ by a minute.
