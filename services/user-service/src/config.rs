@@ -56,6 +56,7 @@ pub struct Privacy {
 pub struct Rights {
     pub longest_sleep_ms: u64,
     pub remembered_people: u64,
+    pub check_connections: u32,
     pub keep_ended_days: u32,
 }
 

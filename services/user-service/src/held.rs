@@ -3,12 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use kronos_common::{
     identity::Revocations,
     problem::{Problem, Result},
 };
 use moka::sync::Cache;
 use sqlx::PgPool;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::{
@@ -26,10 +28,12 @@ const MOST_HINTS: u64 = 1_000;
 /// How often a role may change between the two questions of one load.
 const ATTEMPTS: usize = 10;
 
-/// A person and all that they hold, as of one moment. Assignments that have ended may be among them.
+/// A person and all that they hold, as of one moment. Assignments whose time is over may be among them.
 pub(crate) struct Held {
     pub(crate) person: Person,
     pub(crate) holdings: Vec<Holding>,
+    /// What was taken away when its time was over; read when a refusal first speaks of it.
+    ended: OnceCell<Vec<Holding>>,
     /// The id as revocations name it.
     subject: String,
     roles: Vec<Arc<RoleGrants>>,
@@ -54,12 +58,16 @@ pub(crate) struct HeldRights {
     /// Permission → a few roles that grant it.
     hints: Cache<String, Arc<Vec<String>>>,
     revocations: Revocations,
+    /// Of checks alone, so that nothing else holds them up; few, because each is used in turn, and a server process that was
+    /// not used for a while has nothing at hand.
+    pool: PgPool,
 }
 
 impl HeldRights {
-    /// Remembers at most `most_people`.
-    pub(crate) fn new(most_people: u64, revocations: Revocations) -> Self {
+    /// Remembers at most `most_people`; `pool` is for checks alone.
+    pub(crate) fn new(most_people: u64, revocations: Revocations, pool: PgPool) -> Self {
         Self {
+            pool,
             people: Cache::builder().max_capacity(most_people).time_to_live(KEPT).build(),
             roles: Cache::new(MOST_ROLES),
             hints: Cache::builder().max_capacity(MOST_HINTS).time_to_live(HINTS_KEPT).build(),
@@ -71,16 +79,21 @@ impl HeldRights {
     ///
     /// # Errors
     /// 404 without such a person.
-    pub(crate) async fn of(&self, pool: &PgPool, id: Uuid, min_epoch: Option<i64>) -> Result<Arc<Held>> {
+    pub(crate) async fn of(&self, id: Uuid, min_epoch: Option<i64>) -> Result<Arc<Held>> {
         if let Some(held) = self.people.get(&id)
             && min_epoch.is_none_or(|least| held.person.epoch >= least)
             && self.is_current(&held)
         {
             return Ok(held);
         }
-        let held = self.load(pool, &[id]).await?.pop().ok_or_else(store::users::no_user)?;
+        let held = self.load(&self.pool, &[id]).await?.pop().ok_or_else(store::users::no_user)?;
         self.people.insert(id, held.clone());
         Ok(held)
+    }
+
+    /// What was taken from a person when its time was over, and is not forgotten yet.
+    pub(crate) async fn ended<'held>(&self, held: &'held Held) -> Result<&'held [Holding]> {
+        Ok(held.ended.get_or_try_init(|| self.load_ended(held.person.id)).await?)
     }
 
     /// What these people hold now, in the order of their ids; from the database.
@@ -120,21 +133,34 @@ impl HeldRights {
                 [id] => store::rights::assigned_to(pool, *id).await?,
                 ids => store::rights::assigned(pool, ids).await?,
             };
-            if let Some(roles) = self.roles_of(pool, &rows).await? {
+            let wanted = rows.iter().filter_map(|row| Some((row.role.as_deref()?, row.role_epoch?))).collect();
+            if let Some(roles) = self.roles_of(pool, wanted).await? {
                 return Ok(assemble(rows, &roles));
             }
         }
         Err(Problem::unavailable("rights", Duration::from_secs(1)))
     }
 
-    /// The roles of these rows at the very epochs that the rows name; `None` if one has changed since they were read.
-    async fn roles_of(&self, pool: &PgPool, rows: &[Assigned]) -> Result<Option<BTreeMap<String, Arc<RoleGrants>>>> {
-        let mut wanted = BTreeMap::new();
-        for row in rows {
-            if let (Some(role), Some(epoch)) = (&row.role, row.role_epoch) {
-                wanted.insert(role.as_str(), epoch);
-            }
+    async fn load_ended(&self, id: Uuid) -> Result<Vec<Holding>> {
+        for _ in 0..ATTEMPTS {
+            let rows = store::rights::ended(&self.pool, id).await?;
+            let wanted = rows.iter().map(|row| (row.role.as_str(), row.role_epoch)).collect();
+            let Some(roles) = self.roles_of(&self.pool, wanted).await? else { continue };
+            let holdings = rows.into_iter().filter_map(|row| {
+                let group = row.group_name.map(Into::into);
+                Some(holdings(roles.get(&row.role)?, row.resource, row.expires_at, group).collect::<Vec<_>>())
+            });
+            return Ok(holdings.flatten().collect());
         }
+        Err(Problem::unavailable("rights", Duration::from_secs(1)))
+    }
+
+    /// The roles of these names at these very epochs; `None` if one has changed since.
+    async fn roles_of(
+        &self,
+        pool: &PgPool,
+        wanted: BTreeMap<&str, i64>,
+    ) -> Result<Option<BTreeMap<String, Arc<RoleGrants>>>> {
         let mut found = BTreeMap::new();
         let mut missing = Vec::new();
         for (name, epoch) in &wanted {
@@ -162,25 +188,34 @@ fn assemble(rows: Vec<Assigned>, roles: &BTreeMap<String, Arc<RoleGrants>>) -> V
     for row in rows {
         if people.last().is_none_or(|held| held.person.id != row.person.id) {
             let subject = row.person.id.to_string();
-            people.push(Held { person: row.person.clone(), holdings: Vec::new(), subject, roles: Vec::new() });
+            let (holdings, roles) = (Vec::new(), Vec::new());
+            people.push(Held { person: row.person.clone(), holdings, ended: OnceCell::new(), subject, roles });
         }
         let Some(held) = people.last_mut() else { continue };
         let role = row.role.as_ref().and_then(|role| roles.get(role));
-        // What has ended is no right, and its changes concern nobody.
-        let of_role = role.map(|role| role.epoch).filter(|_| !row.has_ended);
-        let epochs = [row.group_epoch, of_role, Some(held.person.epoch)];
+        let epochs = [row.group_epoch, role.map(|role| role.epoch), Some(held.person.epoch)];
         held.person.epoch = epochs.into_iter().flatten().max().unwrap_or_default();
         let Some(role) = role else { continue };
-        let group: Option<Arc<str>> = row.group_name.map(Into::into);
-        held.holdings.extend(role.includes.iter().map(|included| Holding {
-            resource: row.resource.clone(),
-            expires_at: row.expires_at,
-            group: group.clone(),
-            role: included.clone(),
-        }));
-        if !row.has_ended && !held.roles.iter().any(|known| Arc::ptr_eq(known, role)) {
+        let group = row.group_name.map(Into::into);
+        held.holdings.extend(holdings(role, row.resource, row.expires_at, group));
+        if !held.roles.iter().any(|known| Arc::ptr_eq(known, role)) {
             held.roles.push(role.clone());
         }
     }
     people.into_iter().map(Arc::new).collect()
+}
+
+/// What comes with one assignment: a holding for each role that its role includes.
+fn holdings(
+    role: &RoleGrants,
+    resource: Option<String>,
+    expires_at: Option<DateTime<Utc>>,
+    group: Option<Arc<str>>,
+) -> impl Iterator<Item = Holding> {
+    role.includes.iter().map(move |included| Holding {
+        resource: resource.clone(),
+        expires_at,
+        group: group.clone(),
+        role: included.clone(),
+    })
 }

@@ -113,6 +113,11 @@ impl App {
         let administrator = config.bootstrap.administrator()?;
         let pool = postgres::connect(&config.postgres, &context).await?;
         postgres::check_migrations(&pool, &[&postgres::COMMON_MIGRATIONS, &MIGRATIONS]).await?;
+        let checks = kronos_common::config::Postgres {
+            max_connections: config.rights.check_connections,
+            ..config.postgres.clone()
+        };
+        let checks = postgres::open(&checks, "user-service checks")?;
         // Revocations alone need Redis; the pool makes `/ready` say so.
         redis::connect(&config.redis, &context).await?;
         let rabbit = rabbit::Connection::open(&config.rabbit, &context).await?;
@@ -125,7 +130,7 @@ impl App {
             relay: Relay::start(pool.clone(), rabbit, &context),
             publisher: RevocationPublisher::start(pool.clone(), &config.redis, &context)?,
             verifier: Verifier::connect(&config.identity, revocations.clone(), &context).await?,
-            held: HeldRights::new(config.rights.remembered_people, revocations.clone()),
+            held: HeldRights::new(config.rights.remembered_people, revocations.clone(), checks),
             revocations,
             sealer: Sealer::new(&config.sealing)?,
             writers: Arc::new(Semaphore::new((config.postgres.max_connections as usize / 2).max(1))),

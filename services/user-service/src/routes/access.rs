@@ -115,10 +115,15 @@ pub(super) async fn check_access(
     Path(id): Path<Uuid>,
     Query(AccessQuery { permission, resource, min_epoch }): Query<AccessQuery>,
 ) -> Result<Json<Decision>> {
-    let held = app.held.of(&app.pool, id, min_epoch).await?;
-    let resource = resource.as_ref().map(Resource::as_str);
-    let mut decision = rights::judge(&held.person, &held.holdings, &permission, resource, Utc::now());
+    let held = app.held.of(id, min_epoch).await?;
+    let (resource, now) = (resource.as_ref().map(Resource::as_str), Utc::now());
+    let mut decision = rights::judge(&held.person, &held.holdings, &permission, resource, now);
     if !decision.allowed && !held.person.disabled {
+        let ended = app.held.ended(&held).await?;
+        if !ended.is_empty() {
+            let all = [held.holdings.as_slice(), ended].concat();
+            decision = rights::judge(&held.person, &all, &permission, resource, now);
+        }
         let granting = app.held.roles_granting(&app.pool, &permission).await?;
         decision.why.push(match granting.as_slice() {
             [] => format!("no role grants {}", permission.as_str()),
@@ -151,7 +156,7 @@ pub(super) async fn list_effective(
     Query(query): Query<EffectiveQuery>,
 ) -> Result<Response> {
     let after = query.cursor.map(|cursor| cursor.decode::<GrantPosition>()).transpose()?;
-    let held = app.held.of(&app.pool, id, query.min_epoch).await?;
+    let held = app.held.of(id, query.min_epoch).await?;
     let mut grants = rights::effective(&held.person, &held.holdings, Utc::now());
     if let Some((permission, resource, group, path, end)) = &after {
         let after = (permission.as_str(), resource.as_deref(), group.as_deref(), path.as_slice(), *end);

@@ -65,8 +65,16 @@ pub(crate) struct Assigned {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) group_name: Option<String>,
     pub(crate) group_epoch: Option<i64>,
-    /// It was taken away when its time was over: only refusals speak of it.
-    pub(crate) has_ended: bool,
+}
+
+/// One that was taken away when its time was over: only refusals speak of it.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Ended {
+    pub(crate) role: String,
+    pub(crate) role_epoch: i64,
+    pub(crate) resource: Option<String>,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) group_name: Option<String>,
 }
 
 /// The statement of [`assigned`] and [`assigned_to`], which differ in whom they are about.
@@ -75,23 +83,14 @@ macro_rules! assigned {
         concat!(
             "select u.id, u.username, u.disabled, greatest(u.epoch, b.epoch) as epoch, held.role,
                     (select r.epoch from roles r where r.name = held.role) as role_epoch, held.resource, held.expires_at,
-                    held.group_name, held.group_epoch, coalesce(held.has_ended, false) as has_ended
+                    held.group_name, held.group_epoch
              from users u
              left join bulk_epochs b on b.user_id = u.id
              left join lateral (
-                 select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch,
-                        false as has_ended
+                 select a.role, a.resource, a.expires_at, null::text as group_name, null::bigint as group_epoch
                  from assignments a where a.user_id = u.id
                  union all
-                 select e.role, e.resource, e.expires_at, null, null, true from ended_assignments e where e.user_id = u.id
-                 union all
-                 select e.role, e.resource, e.expires_at, g.name, null, true
-                 from group_members m
-                 join ended_assignments e on e.group_id = m.group_id
-                 join groups g on g.id = m.group_id
-                 where m.user_id = u.id
-                 union all
-                 select a.role, a.resource, a.expires_at, g.name, g.epoch, false
+                 select a.role, a.resource, a.expires_at, g.name, g.epoch
                  from group_members m
                  join groups g on g.id = m.group_id
                  left join group_assignments a on a.group_id = m.group_id
@@ -114,6 +113,21 @@ pub(crate) async fn assigned(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Assigned
 /// a list of unknown length it would be planned anew each time.
 pub(crate) async fn assigned_to(pool: &PgPool, id: Uuid) -> Result<Vec<Assigned>> {
     Ok(sqlx::query_as(assigned!("u.id = $1")).bind(id).fetch_all(pool).await?)
+}
+
+/// What a person had until its time was over, by themselves or by a group that they are in now.
+pub(crate) async fn ended(pool: &PgPool, id: Uuid) -> Result<Vec<Ended>> {
+    Ok(sqlx::query_as(
+        "select e.role, r.epoch as role_epoch, e.resource, e.expires_at, g.name as group_name
+         from ended_assignments e
+         join roles r on r.name = e.role
+         left join groups g on g.id = e.group_id
+         where e.user_id = $1 or e.group_id in (select group_id from group_members where user_id = $1)
+         order by g.name nulls first, e.role, e.resource nulls first",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await?)
 }
 
 /// Every permission that a person was given, wherever and until whenever.
