@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     node_keys::{NodeKeys, seconds_now},
     proxy::{Arrived, Core},
+    scope,
     signature::{self, ContentDigest, Message, Signed},
     table::Route,
 };
@@ -60,7 +61,7 @@ impl Authentication {
 /// Finds out who sent a request, and whether the route takes them.
 ///
 /// # Errors
-/// 401 with what is missing or wrong, 403 `permission_denied`, 503 while nobody can be asked.
+/// 401 with what is missing or wrong, 403 `permission_denied` or `insufficient_scope`, 503 while nobody can be asked.
 pub async fn authenticate(core: &Core, route: &Route, arrived: &mut Arrived) -> Result<(), Problem> {
     if route.ways.is_some() {
         return Box::pin(any_way(core, route, arrived)).await;
@@ -83,7 +84,8 @@ fn permit(route: &Route, claims: &Claims) -> Result<(), Problem> {
         Some(permission) if !claims.permissions.iter().any(|granted| permission_matches(granted, permission)) => {
             Err(Problem::forbidden(format!("this needs the permission {permission}")))
         }
-        _ => Ok(()),
+        _ if route.scopes.is_empty() => Ok(()),
+        _ => scope::permit(&route.scopes, claims.scope.as_deref().unwrap_or_default()),
     }
 }
 

@@ -48,6 +48,7 @@ pub mod rewrite;
 pub mod route;
 pub mod routes;
 pub mod saturation;
+pub mod scope;
 pub mod seed;
 pub mod server;
 pub mod signature;

@@ -18,6 +18,7 @@ use crate::{
     },
     mirror::MirrorSpec,
     rewrite::{Rewrite, is_parameter},
+    scope::{self, Scope},
 };
 
 /// Paths that the gateway answers itself, before any route.
@@ -207,6 +208,10 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 3, max_length = 100, pattern = "^[a-z0-9-]+:[a-z0-9-]+$")]
     pub permission: Option<String>,
+    /// What the token's `scope` must name, all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
+    pub scopes: Vec<Scope>,
     /// Longest wait for the head of the answer after the request was sent, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 3_600_000)]
@@ -267,6 +272,7 @@ impl RouteSpec {
             limits: Vec::new(),
             priority: 0,
             permission: None,
+            scopes: Vec::new(),
             timeout_ms: None,
             body_limit_bytes: None,
             retries: None,
@@ -340,6 +346,9 @@ impl RouteSpec {
                 let detail = "a permission can only be asked where `authentication` is `jwt`, `apiKey` or both";
                 wrong("/permission", "needs_token", detail.to_owned());
             }
+        }
+        if !self.scopes.is_empty() {
+            scope::check(&self.scopes, &self.authentication, &mut wrong);
         }
         if self.timeout_ms.is_some_and(|timeout| !(1..=3_600_000).contains(&timeout)) {
             wrong("/timeoutMs", "out_of_range", "from 1 to 3600000".to_owned());

@@ -27,6 +27,7 @@ use crate::{
     outlier::Rules,
     quota::{CompiledQuota, QuotaSpec},
     route::{self, Authentication, By, Limit, RouteSpec},
+    scope::Scope,
     telemetry::{Metrics, RouteSeconds},
     upstream_spec::{Address, Protocol, UpstreamSpec},
 };
@@ -184,6 +185,7 @@ pub struct Route {
     /// All ways, if there are others than tokens.
     pub ways: Option<Box<[Authentication]>>,
     pub permission: Option<Box<str>>,
+    pub scopes: Box<[Scope]>,
     /// Policies that most routes don't name.
     pub edge: Option<Box<Edge>>,
     pub quotas: Vec<Arc<CompiledQuota>>,
@@ -285,6 +287,7 @@ impl Table {
                     .any(|way| !matches!(way, Authentication::Jwt | Authentication::None))
                     .then(|| spec.authentication.clone().into()),
                 permission: spec.permission.as_deref().map(Into::into),
+                scopes: spec.scopes.clone().into(),
                 edge: Edge::compile(spec),
                 quotas: quotas
                     .iter()

@@ -24,6 +24,7 @@ use crate::{
     edge::explain::AtEdge,
     headers,
     route::{Authentication, Limit, OWN_PATHS, covers},
+    scope::Scope,
     table::{Lookup, Route},
 };
 
@@ -99,6 +100,7 @@ pub struct Applied {
     pub sends: String,
     pub authentication: Vec<Authentication>,
     pub permission: Option<String>,
+    pub scopes: Vec<Scope>,
     pub limits: Vec<Limit>,
     pub timeout_ms: u64,
     pub body_limit_bytes: u64,
@@ -218,6 +220,7 @@ fn applied(route: &Route, path: &str, uri: &Uri, headers: &HeaderMap, now: u64, 
         sends: uri.query().map_or_else(|| sent.clone(), |query| format!("{sent}?{query}")),
         authentication: route.spec.authentication.clone(),
         permission: route.spec.permission.clone(),
+        scopes: route.spec.scopes.clone(),
         limits: route.spec.limits.clone(),
         timeout_ms: u64::try_from(route.timeout.as_millis()).unwrap_or(u64::MAX),
         body_limit_bytes: route.body_limit,

@@ -18,6 +18,7 @@ async fn secured(world: &World, echo: &Instance) -> Gateway {
         ("open", json!({"authentication": ["none"]})),
         ("either", json!({"authentication": ["jwt", "none"]})),
         ("guarded", json!({"permission": "robots:read"})),
+        ("scoped", json!({"scopes": ["orders", "profile"]})),
     ] {
         let mut route = json!({"name": name, "match": {"path": {"prefix": format!("/{name}")}}, "upstream": "echo"});
         route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -69,6 +70,24 @@ async fn a_route_can_ask_for_a_permission() {
     let answer = answer.expect_problem(403, "permission_denied");
     assert!(answer.text().contains("robots:read"));
     gateway.client.get("/guarded").bearer(world.issuer.token("u", &["robots:*"])).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_route_can_ask_for_scopes() {
+    let (world, echo) = (World::new().await, Instance::start("a"));
+    let gateway = secured(&world, &echo).await;
+    gateway.client.get("/scoped").await.expect_problem(401, "token_missing");
+    let with = |scope: &str| world.issuer.build("u").claim("scope", scope).sign();
+    for token in [world.issuer.token("u", &["*:*"]), with("orders"), with("orders profiles"), with("")] {
+        let answer = gateway.client.get("/scoped").bearer(token).await.expect_problem(403, "insufficient_scope");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge, Some(r#"Bearer error="insufficient_scope", scope="orders profile""#));
+    }
+    assert_eq!(echo.requests(), 0);
+    gateway.client.get("/scoped").bearer(with("profile openid orders")).await.expect(200);
+    let described = json!({"method": "GET", "path": "/scoped"});
+    let explained = gateway.admin.post("/routes/explain", &described).await.expect(200).json();
+    assert_eq!(explained["route"]["scopes"], json!(["orders", "profile"]), "{explained}");
 }
 
 #[tokio::test]

@@ -168,6 +168,10 @@ async fn everything_that_is_wrong_is_named_at_once() {
     ] {
         assert!(found.iter().any(|found| found == pointer), "{pointer} in {found:?}");
     }
+    let scopes = json!({"name": "ok", "match": {"path": {"prefix": "/ok"}}, "upstream": "echo", "authentication": ["apiKey"],
+        "scopes": ["orders", "two words", "", "orders", "a\"b", "a".repeat(101)]});
+    let found = pointers(gateway.admin.post("/routes", &scopes).await);
+    assert_eq!(found, ["/scopes/1", "/scopes/2", "/scopes/3", "/scopes/4", "/scopes/5", "/scopes"]);
     let mut lost = route("lost");
     lost["upstream"] = json!("nowhere");
     assert_eq!(pointers(gateway.admin.post("/routes", &lost).await), ["/upstream"]);

@@ -28,6 +28,9 @@ struct Arguments {
     /// For `gateway`: another binary than the platform's own.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// For `gateway`: Envoy's program, to measure it too.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
     /// For `auth`: Keycloak too, and how the two compare.
     #[arg(long)]
     keycloak: bool,
@@ -70,7 +73,10 @@ async fn main() -> anyhow::Result<()> {
             if arguments.keycloak { keycloak::compare(&platform, &figures).await } else { Ok(()) }
         }
         "user" => user::user(&platform).await,
-        "gateway" => gateway::gateway(&platform, arguments.binary).await,
+        "gateway" => {
+            let programs = gateway::Programs { binary: arguments.binary, envoy: arguments.envoy };
+            gateway::gateway(&platform, programs).await
+        }
         "messaging" => messaging::messaging(&platform).await,
         other => {
             bail!("there is no benchmark `{other}`: there are `journey`, `auth`, `user`, `gateway` and `messaging`")

@@ -6,17 +6,18 @@ use anyhow::Context as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use axum::{Json, Router, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::json;
-
-const NAME: &str = "http://bench.kronos";
+use serde_json::{Value, json};
 
 /// A key, and its public half behind HTTP.
 pub(super) struct Issuer {
     key: Ed25519KeyPair,
+    keys: Value,
     base: String,
 }
 
 impl Issuer {
+    pub(super) const NAME: &str = "http://bench.kronos";
+
     pub(super) async fn start() -> anyhow::Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let base = format!("http://{}", listener.local_addr()?);
@@ -24,16 +25,22 @@ impl Issuer {
         let x = URL_SAFE_NO_PAD.encode(key.public_key());
         let keys = json!({"keys": [
             {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "bench", "x": x}]});
-        let router = Router::new().route("/jwks.json", get(async move || Json(keys)));
+        let served = keys.clone();
+        let router = Router::new().route("/jwks.json", get(async move || Json(served)));
         // It ends with the benchmark.
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self { key, base })
+        Ok(Self { key, keys, base })
+    }
+
+    /// Its JWK set.
+    pub(super) fn keys(&self) -> &Value {
+        &self.keys
     }
 
     /// What the gateway's environment must say to believe this issuer.
     pub(super) fn environment(&self) -> [(&'static str, String); 3] {
         [
-            ("KRONOS_IDENTITY__ISSUER", NAME.to_owned()),
+            ("KRONOS_IDENTITY__ISSUER", Self::NAME.to_owned()),
             ("KRONOS_IDENTITY__JWKS_URL", format!("{}/jwks.json", self.base)),
             ("KRONOS_IDENTITY__AUTH_URL", self.base.clone()),
         ]
@@ -44,10 +51,10 @@ impl Issuer {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "bench"});
         let claims = json!({
-            "iss": NAME, "sub": subject, "aud": "kronos", "iat": now, "exp": now + 600, "client_id": "bench",
+            "iss": Self::NAME, "sub": subject, "aud": "kronos", "iat": now, "exp": now + 600, "client_id": "bench",
             "jti": uuid::Uuid::now_v7().to_string(), "roles": [], "permissions": permissions, "epoch": 0,
         });
-        let encode = |part: &serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let message = format!("{}.{}", encode(&header), encode(&claims));
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()));
         format!("{message}.{signature}")

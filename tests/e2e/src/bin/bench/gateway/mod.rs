@@ -1,7 +1,8 @@
-//! What a request costs at the gateway, against nginx in the same run. The proxy under test has one core to itself; nginx as
+//! What a request costs at the gateway, against nginx, and Envoy, in the same run. The proxy under test has one core to itself; nginx as
 //! the instance, and wrk as the callers, have the other. Rounds alternate; requests per second of the proxy's own processor
 //! time are compared, so that what else the machine does counts little.
 
+mod envoy;
 mod issuer;
 mod machine;
 mod proxies;
@@ -12,6 +13,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use self::{
+    envoy::Envoy,
     issuer::Issuer,
     machine::{Load, cores, load},
     proxies::{INSTANCE, Kronos, NGINX, NGINX_POLICIES, Nginx},
@@ -30,6 +32,9 @@ const ROUTES: usize = 5_000;
 const PACED: usize = 6_000;
 const PACE: Duration = Duration::from_micros(500);
 
+const ENVOY: &str = "Envoy, plain";
+const ENVOY_POLICIES: &str = "Envoy, jwt_authn, remembered, and a limit";
+
 /// What is measured, in the order of a round.
 struct Case {
     name: &'static str,
@@ -39,8 +44,16 @@ struct Case {
     pids: Vec<u32>,
 }
 
-/// Measures it. `binary`: the gateway to measure, if it is not the platform's own.
-pub(crate) async fn gateway(platform: &Platform, binary: Option<PathBuf>) -> anyhow::Result<()> {
+/// What else takes part.
+pub(crate) struct Programs {
+    /// The gateway to measure, if it is not the platform's own.
+    pub(crate) binary: Option<PathBuf>,
+    /// Envoy, to be measured too.
+    pub(crate) envoy: Option<PathBuf>,
+}
+
+/// Measures it.
+pub(crate) async fn gateway(platform: &Platform, programs: Programs) -> anyhow::Result<()> {
     let (proxy_core, load_core) = cores()?;
     let issuer = Issuer::start().await?;
     let instance = Nginx::start("instance", INSTANCE, load_core)?;
@@ -48,7 +61,7 @@ pub(crate) async fn gateway(platform: &Platform, binary: Option<PathBuf>) -> any
     let policies = Nginx::start("policies", NGINX_POLICIES, proxy_core)?;
     let model = platform.service("router-service")?;
     let start = async |more: usize| {
-        Kronos::start(model, binary.as_deref(), &issuer, proxy_core, &table(&instance.url, more)).await
+        Kronos::start(model, programs.binary.as_deref(), &issuer, proxy_core, &table(&instance.url, more)).await
     };
     let few = start(0).await?;
     let case = |name, base: &str, path, token, pids: &[u32]| Case {
@@ -58,12 +71,20 @@ pub(crate) async fn gateway(platform: &Platform, binary: Option<PathBuf>) -> any
         token,
         pids: pids.to_vec(),
     };
-    let cases = [
+    let mut cases = vec![
         case("nginx, plain", &plain.url, "/plain", false, &plain.pids()?),
         case("Kronos, plain", &few.url, "/bench-plain", false, &[few.pid()]),
         case("nginx, auth_request and limit_req", &policies.url, "/plain", false, &policies.pids()?),
         case("Kronos, token, permission, two limits", &few.url, "/bench-full", true, &[few.pid()]),
     ];
+    let rivals = match &programs.envoy {
+        Some(program) => vec![
+            (ENVOY, false, Envoy::plain(program, proxy_core, &instance.url)?),
+            (ENVOY_POLICIES, true, Envoy::with_policies(program, proxy_core, &instance.url, &issuer)?),
+        ],
+        None => Vec::new(),
+    };
+    cases.extend(rivals.iter().map(|(name, token, envoy)| case(name, &envoy.url, "/plain", *token, &[envoy.pid()])));
     let token = issuer.token("bench", &["bench:read"]);
     println!("Gateway on core {proxy_core}; instance and callers on core {load_core}: 64 connections, 1 KiB.");
     let figures = rounds(&cases, &token, load_core)?;
@@ -77,6 +98,10 @@ pub(crate) async fn gateway(platform: &Platform, binary: Option<PathBuf>) -> any
     println!("Kronos plain: {:.2} × nginx plain (0.95 wanted)", of("Kronos, plain") / of("nginx, plain"));
     println!("Kronos full: {:.2} × nginx plain (0.85 wanted)", full / of("nginx, plain"));
     println!("Kronos full: {:.2} × nginx with policies (1.5 wanted)", full / of("nginx, auth_request and limit_req"));
+    if !rivals.is_empty() {
+        println!("Kronos plain: {:.2} × Envoy plain (3 wanted)", of("Kronos, plain") / of(ENVOY));
+        println!("Kronos full: {:.2} × Envoy with its token cache (3 wanted)", full / of(ENVOY_POLICIES));
+    }
     added(&instance, &few).await?;
     many_routes(&few, &start(ROUTES).await?, load_core)
 }
