@@ -184,6 +184,21 @@ async fn a_redis_that_lost_its_data_is_filled_again() {
 }
 
 #[tokio::test]
+async fn what_another_instance_marked_too_late_as_published_in_a_lost_redis_is_published_again() {
+    let platform = Platform::start().await;
+    let follower = platform.follower().await;
+    platform.revoke("ada", 1).await;
+    wait_until("it arrives", async || follower.is_revoked(&claims("ada", 0))).await;
+    for (subject, life) in [("bob", "0"), ("eve", "~")] {
+        let late = "insert into revocations (id, kind, subject, value, published_in) values (gen_random_uuid(), $1, $2, 1, $3)";
+        sqlx::query(late).bind("subject").bind(subject).bind(life).execute(&platform.pool).await.unwrap();
+    }
+    for subject in ["bob", "eve"] {
+        wait_until("it arrives, late", async || follower.is_revoked(&claims(subject, 0))).await;
+    }
+}
+
+#[tokio::test]
 async fn a_redis_that_is_away_leaves_the_service_degraded_not_dead() {
     let platform = Platform::start().await;
     let redis = Redis { url: "redis://127.0.0.1:1".to_owned().into(), ..platform.redis.clone() };
