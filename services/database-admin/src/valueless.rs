@@ -8,8 +8,8 @@ use sqlparser::{
 /// What stands where a value stood.
 const VALUE: &str = "?";
 
-/// The statement's words, parameters and punctuation; `?` for each value, nothing for comments, one space for white
-/// space. A text that is no SQL, or was cut in the middle of a value, is `?` as a whole.
+/// The statement's words, parameters and punctuation; `?` for each value, one space for white space and
+/// comments. A text that is no SQL, or was cut in the middle of a value, is `?` as a whole.
 ///
 /// `pg_stat_statements` does this too, but not for utility statements, nor for a statement whose entry was evicted while
 /// it ran (PostgreSQL's documentation, F.32).

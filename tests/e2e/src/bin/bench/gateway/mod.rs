@@ -1,6 +1,6 @@
-//! What a request costs at the gateway, against nginx, and Envoy, in the same run. The proxy under test has one core to itself; nginx as
-//! the instance, and wrk as the callers, have the other. Rounds alternate; requests per second of the proxy's own processor
-//! time are compared, so that what else the machine does counts little.
+//! What a request costs at the gateway, against nginx, and Envoy if it is named, in the same run. The proxy under test has one
+//! core to itself; nginx as the instance, and wrk as the callers, have the other. Rounds alternate; requests per second of the
+//! proxy's own processor time are compared, so that what else the machine does counts little.
 
 mod envoy;
 mod issuer;
